@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from launcher.core.errors import UserError
 from launcher.core.event_stream import mapped
 from launcher.core.files import replace_json
-from launcher.core.types import Handler, Json, Report, Request, Response
+from launcher.core.types import Handler, Json, Report, Request, Response, route_of
 
 
 class Part(Flag):
@@ -97,8 +97,8 @@ class Adapter(ABC):
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         """Answer ``request``, usually by calling ``call_next`` with it or with a changed copy."""
 
-    def reads_at(self, path: str) -> Part:
-        """Return the parts that it looks at in requests to a path: no more than `reads`."""
+    def reads_at(self, route: str) -> Part:
+        """Return the parts that it looks at in requests with a `Request.route`: no more than `reads`."""
         return self.reads
 
     def variables(self) -> dict[str, str]:
@@ -187,7 +187,8 @@ class Edit(Adapter):
 
 def reads_of(adapters: Iterable[Adapter], path: str | None = None) -> Part:
     """Return the parts that at least one of the adapters reads, in requests to a path or in any."""
-    return reduce(or_, (each.reads if path is None else each.reads_at(path) for each in adapters), Part.none)
+    route = None if path is None else route_of(path)
+    return reduce(or_, (each.reads if route is None else each.reads_at(route) for each in adapters), Part.none)
 
 
 def rewrites_of(adapters: Iterable[Adapter]) -> Part:

@@ -14,7 +14,7 @@ REASONING = ("reasoning_content", "reasoning")
 
 def is_chat(request: Request) -> bool:
     """Tell whether a request is for chat completions."""
-    return request.path.endswith(CHAT)
+    return request.route.endswith(CHAT)
 
 
 def messages_of(request: Request, adapter: str) -> list[Mapping[str, Json]]:

@@ -75,7 +75,7 @@ def _part(part: Json) -> dict[str, Json]:
         if not isinstance(source, str):
             raise AdapterError(f"omni: a part of type '{kind}' has no URL")
         return {"type": f"{kind}_url", f"{kind}_url": {"url": source}}
-    if kind not in PARTS or (kind == "text" and not isinstance(part.get("text"), str)):
+    if not isinstance(kind, str) or kind not in PARTS or (kind == "text" and not isinstance(part.get("text"), str)):
         raise AdapterError(f"omni: a content part has the type {kind!r}; expected one of {', '.join(sorted(PARTS))}")
     url = part.get(kind)
     return {**part, kind: {"url": url}} if kind.endswith("_url") and isinstance(url, str) else dict(part)

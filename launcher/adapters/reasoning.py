@@ -64,7 +64,7 @@ class Reasoning(Edit):
         self.counts = dict.fromkeys(COUNTED, 0)
 
     def edit(self, request: Request) -> Request:
-        if not request.body.get("echo") or not request.path.endswith("/completions"):
+        if not request.body.get("echo") or not request.route.endswith("/completions"):
             return request
         limit = request.body.get("max_tokens")
         if not isinstance(limit, int) or limit > 1:
@@ -194,7 +194,7 @@ class _Streams(Changes):
 
 def _is_split(request: Request) -> bool:
     """Tell whether the texts of an answer are split: those of completions that echo no prompt."""
-    return request.path.endswith("/completions") and not request.body.get("echo")
+    return request.route.endswith("/completions") and not request.body.get("echo")
 
 
 def _texts(holder: Json, key: str) -> tuple[str, str]:

@@ -77,7 +77,7 @@ class ResponseStats(Adapter):
             replace_json(file, found, indent=1)
 
     def _of(self, request: Request, status: str) -> _Stats:
-        return self._stats.setdefault((request.path, status), _Stats())
+        return self._stats.setdefault((request.route, status), _Stats())
 
 
 @dataclass

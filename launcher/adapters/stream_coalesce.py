@@ -34,13 +34,16 @@ class StreamCoalesce(Adapter):
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         body = request.body
-        if not request.path.endswith("/completions") or body.get("stream") or body.get("echo"):
+        if not request.route.endswith("/completions") or body.get("stream") or body.get("echo"):
             return await call_next(request)
-        options = {**(body.get("stream_options") or {}), "include_usage": True}
+        options = body.get("stream_options")
+        if not isinstance(options, Mapping | None):
+            raise AdapterError(f"stream_coalesce: 'stream_options' is no object: {quoted(options)}")
+        options = {**(options or {}), "include_usage": True}
         response = await call_next(replace(request, body={**body, "stream": True, "stream_options": options}))
         if response.events is None:
             return response
-        whole = await coalesced(response.events, in_chat=request.path.endswith("/chat/completions"))
+        whole = await coalesced(response.events, in_chat=request.route.endswith("/chat/completions"))
         return replace(response, body=whole, events=None)
 
 

@@ -30,7 +30,7 @@ class StreamExpand(Adapter):
     rewrites = Part.request | Part.answer
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        if not request.path.endswith("/completions") or not request.body.get("stream"):
+        if not request.route.endswith("/completions") or not request.body.get("stream"):
             return await call_next(request)
         options = request.body.get("stream_options")
         body = {name: value for name, value in request.body.items() if name not in ("stream", "stream_options")}

@@ -50,25 +50,25 @@ class SystemMessage(Edit):
         if not self.text:
             raise UserError("adapters.system_message.text is empty: give the system message, or leave the adapter out")
 
-    def reads_at(self, path: str) -> Part:
-        return Part.request if path.endswith("/chat/completions") else self.reads  # only prompts are echoed
+    def reads_at(self, route: str) -> Part:
+        return Part.request if route.endswith("/chat/completions") else self.reads  # only prompts are echoed
 
     def edit(self, request: Request) -> Request:
         body = request.body
-        if request.path.endswith("/chat/completions"):
+        if request.route.endswith("/chat/completions"):
             try:
                 messages = self._messages(body)
             except AttributeError:
                 raise AdapterError("system_message: the chat request has a message that is no object") from None
             return request.with_body({**body, "messages": messages})
-        if not request.path.endswith("/completions"):
+        if not request.route.endswith("/completions"):
             raise AdapterError(f"system_message: cannot add a system message to {request.path}")
         if body.get("echo") and body.get("stream"):
             raise AdapterError("system_message: 'echo' with 'stream' is not supported")
         return request.with_body({**body, "prompt": _prefixed(body.get("prompt"), self.text + self.separator)})
 
     def edit_answer(self, request: Request, response: Response) -> Response:
-        if request.path.endswith("/chat/completions") or not request.body.get("echo"):
+        if request.route.endswith("/chat/completions") or not request.body.get("echo"):
             return response
         if not response.ok or response.fault is not None:
             return response

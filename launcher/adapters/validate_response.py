@@ -36,13 +36,13 @@ class ValidateResponse(Edit):
     require: list[str] = field(default_factory=list)
 
     def edit_events(self, request: Request) -> Changes:
-        number = expected(request) if request.path.endswith("/completions") else 0
+        number = expected(request) if request.route.endswith("/completions") else 0
         return _Checks(number, self.require)
 
     def edit_answer(self, request: Request, response: Response) -> Response:
         if not response.ok:
             return response
-        response = checked(request, response) if request.path.endswith("/completions") else response
+        response = checked(request, response) if request.route.endswith("/completions") else response
         if response.fault is not None:
             raise AdapterError(f"validate_response: {response.fault}")
         for path in self.require:

@@ -210,7 +210,7 @@ def _check_choice(request: Request, choice: Mapping[str, Json]) -> None:
     finish = choice.get("finish_reason")
     if finish is not None and not _is_finish(finish):
         raise Fault(f"finish_reason is {quoted(finish)}, expected one of {', '.join(sorted(FINISHED))}")
-    if request.path.endswith("/chat/completions"):
+    if request.route.endswith("/chat/completions"):
         message = choice.get("message")
         if not is_object(message):
             raise Fault("a choice has no message")

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeGuard, TypeVar
 
@@ -77,9 +78,18 @@ PROXIED = "proxy/"
 """How ``Request.sample`` begins where a proxy names a request of a client, whose samples it does not know."""
 
 
+@lru_cache(256)
+def route_of(path: str) -> str:
+    """Return a path without query, fragment, and slashes at its end."""
+    return path.partition("#")[0].partition("?")[0].rstrip("/")
+
+
 @dataclass(frozen=True)
 class Request:
-    """One call of the OpenAI API: ``path`` starts with ``/v1/``, ``body`` is the JSON object to post."""
+    """One call of the OpenAI API: ``path`` starts with ``/v1/``, ``body`` is the JSON object to post.
+
+    A proxy's ``path`` is what its client sent, with the query; what an adapter does depends on `route`.
+    """
 
     path: str
     body: Mapping[str, Json]
@@ -88,6 +98,11 @@ class Request:
     """The sample that it belongs to, for logs: ``<task>/<id>/<repeat>``; never sent."""
     index: int = 0
     """Which of the sample's requests it is, from 0; those that its scoring sends come after its own."""
+
+    @property
+    def route(self) -> str:
+        """Its path without query and slashes at the end: what is asked for, however a client spells it."""
+        return route_of(self.path)
 
     def with_body(self, body: Mapping[str, Json]) -> Request:
         """Return the request with another body, at a fifth of the cost of `dataclasses.replace`."""

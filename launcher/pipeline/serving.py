@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,6 +29,8 @@ from launcher.pipeline.servers import RunningServer, ServerPool
 from launcher.settings.component import name_of
 
 FACTS_S = 30.0
+LAST_FACTS_S = 10.0
+"""How long a run that ends waits for all that the server says of itself; the server may hang."""
 OUTAGE_POLL_S = 0.5
 """How often ``mode=serve`` looks whether the server is still live."""
 LEASE_AGE_S = 5.0
@@ -65,7 +68,7 @@ def serving(
         _print_engine(record.engine)
         yield server
         with suppress(TransportError):  # the results are there; the counts of an engine whose server left are lost
-            record.engine = engine_facts(server.endpoint)
+            record.engine = engine_facts(server.endpoint, LAST_FACTS_S)
 
 
 def _print_engine(engine: Mapping[str, Json]) -> None:
@@ -75,12 +78,16 @@ def _print_engine(engine: Mapping[str, Json]) -> None:
         to_stderr(f"serve: {line}")
 
 
-def engine_facts(endpoint: Endpoint) -> Mapping[str, Json]:
+def engine_facts(endpoint: Endpoint, limit_s: float = math.inf) -> Mapping[str, Json]:
     """Ask a server what its engine is: one of ours for parameters, dtype, layout and optimizations as resolved.
 
     A server of another program says its software, version, dtype and context, as far as it has routes for them.
+    ``limit_s`` bounds all requests together. Raises `TransportError`.
     """
+    import asyncio
+
     from launcher.core.client import Client
+    from launcher.core.http import late
     from launcher.validate.facts import server_facts
 
     async def ask() -> Json:
@@ -93,7 +100,14 @@ def engine_facts(endpoint: Endpoint) -> Mapping[str, Json]:
                 return (await get("/engine")).body
             return await server_facts(get, endpoint.model, endpoint.facts)
 
-    return dict(run_async(ask()))
+    async def bounded() -> Json:
+        try:
+            async with asyncio.timeout(None if math.isinf(limit_s) else limit_s):
+                return await ask()
+        except TimeoutError as error:
+            raise late(endpoint.root, limit_s) from error
+
+    return dict(run_async(bounded()))
 
 
 def inactive_optimizations(engine: Mapping[str, Json]) -> list[str]:

@@ -96,9 +96,9 @@ class EditPlan(NamedTuple):
 
     def stream(self, url: str, given: Sequence[Request]) -> EditedStream:
         """Return how the adapters change the stream that answers."""
+        made = [adapter.edit_events(request) for adapter, request in zip(self.edits.adapters, given, strict=True)]
         if not self.parts.reads_events:
             return EditedStream()
-        made = [adapter.edit_events(request) for adapter, request in zip(self.edits.adapters, given, strict=True)]
         inner_first = [each for each in reversed(made) if each is not None]
         return EditedEvents(url, self.upstream.max_answer_bytes, inner_first, self.edits.copy)
 

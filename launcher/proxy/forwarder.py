@@ -19,7 +19,7 @@ from launcher.adapters.failures import Failures, shown_name
 from launcher.asgi.errors import ApiError, clipped
 from launcher.core.connections import Incoming
 from launcher.core.errors import AdapterError, AdapterStop, Failure, TransportError
-from launcher.core.types import PROXIED, Request, Response
+from launcher.core.types import PROXIED, Request, Response, route_of
 from launcher.proxy.connection import ClientRequest, Started
 from launcher.proxy.edited import Edited, EditedRelay, EditPlan, Edits
 from launcher.proxy.exchange import Exchange, Parts
@@ -194,7 +194,7 @@ class Forwarder:
     def _plan(self, head: Head, length: int) -> Plan:
         is_completion = _is_completion(head)
         if self.adapters and is_completion:
-            parts = Parts.of(self.adapters, head.target.decode("ascii"))
+            parts = Parts.of(self.adapters, head.path)
             edits = None if self._edits is None else self._edits.plan(self.upstream, parts, head)
             return Plan(head, is_completion, parts, edits=edits)
         if head.path.startswith(OWN) or (self.adapters and _is_disguised(head)) or self._evades(head):
@@ -254,7 +254,7 @@ class Forwarder:
 
     def _evades(self, head: Head) -> bool:
         """Tell whether a request generates text in another way than those that change answers know."""
-        return bool(self._changing) and head.method == "POST" and head.path.rstrip("/").endswith(OTHERS)
+        return bool(self._changing) and head.method == "POST" and route_of(head.path).endswith(OTHERS)
 
     def _own(self, head: Head, reply: Reply) -> None:
         if head.method not in ("GET", "HEAD"):
@@ -357,7 +357,7 @@ def _has_stopped(reason: str) -> ApiError:
 
 
 def _is_completion(head: Head) -> bool:
-    return head.method == "POST" and head.path.rstrip("/").endswith(ADAPTED)
+    return head.method == "POST" and route_of(head.path).endswith(ADAPTED)
 
 
 def _is_disguised(head: Head) -> bool:

@@ -198,6 +198,33 @@ async def test_it_declares_no_more_than_it_needs(case: tuple[str, dict[str, Json
         assert any(failed), part
 
 
+SPELLINGS = ["?api-version=1", "?", "/", "/?a=/v1/models", "?a=/v1/embeddings/"]
+"""What clients add to a path that means the same with it."""
+ELSEWHERE = [("/v1/models", "?x=/v1/chat/completions"), ("/v1/embeddings", "?x=/v1/completions")]
+"""Paths of other things, whose queries end like those of completions."""
+
+
+async def outcome(case: tuple[str, dict[str, Json]], exchange: Exchange, folder: Path) -> Json:
+    """Return what the server gets, and what comes back."""
+    folder.mkdir()
+    trial, failures = await tried(made(*case, folder), exchange, Part.none, folder)
+    asked = [(one.body, one.headers) for one in trial.server.asked]
+    found = None if trial.response is None else (trial.response.status, trial.response.body, trial.response.fault)
+    raised = str(trial.raised).replace(exchange.path, "PATH")
+    assert all(one.path == exchange.path for one in trial.server.asked), "the query goes on"
+    return asked, found, trial.events, raised, failures.counts
+
+
+@pytest.mark.parametrize("case", CASES, ids=ids)
+async def test_a_path_means_the_same_in_each_spelling(case: tuple[str, dict[str, Json]], tmp_path: Path) -> None:
+    pairs = [(one, one.path, end) for one in EXCHANGES for end in SPELLINGS]
+    pairs += [(EXCHANGES[place], *other) for place in (0, 3) for other in ELSEWHERE]
+    for number, (exchange, path, end) in enumerate(pairs):
+        plain = await outcome(case, replace(exchange, path=path), tmp_path / f"plain{number}")
+        other = await outcome(case, replace(exchange, path=path + end), tmp_path / f"other{number}")
+        assert other == plain, path + end
+
+
 class Undeclared(Adapter):
     async def __call__(self, request, call_next):
         return await call_next(request)
@@ -247,7 +274,8 @@ class Looks(SystemMessage):
     [
         (SystemMessage, "/v1/chat/completions", Part.request),
         (SystemMessage, "/v1/completions", Part.request | Part.answer),
-        (SystemMessage, "/v1/chat/completions?a=b", Part.request | Part.answer),
+        (SystemMessage, "/v1/chat/completions/?a=b", Part.request),
+        (SystemMessage, "/v1/completions?a=/v1/chat/completions", Part.request | Part.answer),
         (Narrow, "/v1/chat/completions", Part.request),
         (Looks, "/v1/chat/completions", Part.all),
     ],
@@ -270,7 +298,8 @@ ODD_BODIES: list[Json] = [
     {"messages": [{"role": "assistant", "content": None, "tool_calls": [None]}, {"role": "user", "content": ["a"]}]},
     CHAT | {"tools": "x", "max_tokens": "5"},
     CHAT | {"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}], "tool_choice": 5},
-    CHAT | {"stream": True, "stream_options": 5, "n": "two"},
+    *(CHAT | {"stream": stream, "stream_options": odd, "n": "two"} for stream in (True, False) for odd in (5, "x", [1])),
+    {"messages": [{"role": ["user"], "content": [{"type": ["text"], "text": 5}]}]},
 ]
 ODD_PROMPTS: list[Json] = [
     {"prompt": 5, "echo": True},

@@ -7,7 +7,7 @@ import pytest
 from launcher.adapters.base import Downstream
 from launcher.adapters.drop_params import DropParams
 from launcher.core.errors import UserError
-from launcher.core.types import Request
+from launcher.core.types import Request, Response
 
 
 async def sent(names, server, body):
@@ -40,6 +40,15 @@ async def test_what_is_dropped_is_counted_over_sessions(server, tmp_path):
         async with adapter.running(tmp_path, Downstream(None)):
             await adapter(Request("/v1/completions", {"a": 1}), server())
     assert json.loads((tmp_path / "drop_params.json").read_text()) == {"a": 2, "b": 0}
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
+async def test_what_got_an_error_is_not_counted(server, status):
+    adapter = DropParams(names=["a"])
+    upstream = server(Response(status, {"error": {}}), Response(200, {"choices": []}))
+    for _ in range(2):
+        await adapter(Request("/v1/completions", {"a": 1}), upstream)
+    assert adapter.counts == {"a": 1}
 
 
 @pytest.mark.parametrize("names", [[], [""], ["a..b"]])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from launcher.core.errors import ServerError, TakenOver
+from launcher.core.errors import ServerError, TakenOver, TransportError
 from launcher.core.health import Probe
 from launcher.core.lease import Lease
 from launcher.core.types import Endpoint
@@ -16,7 +17,7 @@ from launcher.engines.optimization_status import as_json
 from launcher.monitor.health import Timing, Watch
 from launcher.pipeline.evaluation import deployment_facts
 from launcher.pipeline.record import RunRecord
-from launcher.pipeline.serving import inactive_optimizations, serve_forever
+from launcher.pipeline.serving import engine_facts, inactive_optimizations, serve_forever
 from launcher.settings.model import OptimizationStatus
 
 
@@ -43,6 +44,15 @@ def test_what_a_server_has_loaded_is_known_by_its_checkpoint_or_because_it_is_bu
     made = {"checkpoint": checkpoint, "deployment": {"fingerprint": "sha256:2"}, "versions": {}, "git_commit": None}
     endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "b", "e", is_builtin=is_builtin)
     assert (deployment_facts(RunRecord(made), endpoint) is not None) is known
+
+
+@pytest.mark.parametrize("is_builtin", [True, False])
+def test_facts_of_a_server_that_hangs_are_waited_for_once_and_not_for_each_route(is_builtin: bool) -> None:
+    """The socket takes each connection, and answers none of them."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        with pytest.raises(TransportError, match=r"no answer within 0\.2 s"):
+            engine_facts(Endpoint(url, "m", "external", "x", is_builtin=is_builtin), 0.2)
 
 
 def test_an_outage_of_a_server_that_is_kept_up_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

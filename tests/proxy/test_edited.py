@@ -207,6 +207,23 @@ def test_what_the_chain_refuses_or_treats_otherwise_is_the_same(pair: Pair, path
     assert one == other
 
 
+@pytest.mark.parametrize("end", ["", "?api-version=1", "?", "/", "/?a=/v1/models"])
+def test_adapters_do_the_same_for_each_spelling_of_a_path(pair: Pair, end: str) -> None:
+    path = f"/v1/chat/completions{end}"
+    answer = {"choices": [{"index": 0, "message": {"content": "<think>a</think>four"}, "finish_reason": "stop"}]}
+    event = {"choices": [{"index": 0, "delta": {"content": "<think>a</think>four"}}]}
+    for body, script in (
+        ({"messages": []}, whole(answer)),
+        ({"messages": [], "stream": True}, stream(b"data: " + json.dumps(event).encode() + b"\n\n", DONE)),
+    ):
+        for (status, _, _, first, *_), sent in pair.ask(json.dumps(body).encode(), script, path):
+            [choice] = first["choices"]
+            assert (status, (choice.get("message") or choice["delta"])["reasoning_content"]) == (200, "a")
+            [(line, got)] = sent
+            assert line.split()[1] == path.rstrip("?")
+            assert got["messages"] == [{"role": "system", "content": "Be brief."}]
+
+
 def test_the_first_of_the_two_needs_no_coroutine(pair: Pair, edited: list[Any]) -> None:
     pair.ask(json.dumps({"messages": []}).encode(), whole(ANSWER))
     assert len(edited) == 1
@@ -238,6 +255,23 @@ def test_an_event_that_no_adapter_changes_passes_as_its_bytes() -> None:
         found = b"".join(iter(lambda: client.recv(65536), b""))
     assert event in found
     assert found.endswith(DONE + b"\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("others", [(), (TurnLimit(max_turns=2),), (Plain(),), (Reasoning(),)])
+def test_whole_answers_and_streams_are_counted_and_errors_are_not(others: tuple[Adapter, ...]) -> None:
+    drop = DropParams(names=["user"])
+
+    def answer(seen: Any) -> Sequence[Step]:
+        asked = json.loads(seen.body)
+        if asked.get("fails"):
+            return whole({"error": {"message": "no"}}, "400 Bad Request")
+        return stream(b'data: {"choices":[]}\n\n', DONE) if asked.get("stream") else whole(ANSWER)
+
+    with scripted(answer) as server, through(server, Warm((drop, *others))) as proxy:
+        for body in ({}, {"stream": True}, {"stream": True}, {"fails": True}, {"stream": True, "fails": True}):
+            sent = json.dumps({"messages": [], "user": "me", **body}).encode()
+            assert asked(proxy, "/v1/chat/completions", sent)[0] == (400 if "fails" in body else 200)
+    assert drop.counts == {"user": 3}
 
 
 def test_adapters_that_count_or_answer_themselves_need_no_coroutine_either(edited: list[Any]) -> None:
