@@ -298,7 +298,7 @@ ODD_BODIES: list[Json] = [
     {"messages": [{"role": "assistant", "content": None, "tool_calls": [None]}, {"role": "user", "content": ["a"]}]},
     CHAT | {"tools": "x", "max_tokens": "5"},
     CHAT | {"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}], "tool_choice": 5},
-    *(CHAT | {"stream": stream, "stream_options": odd, "n": "two"} for stream in (True, False) for odd in (5, "x", [1])),
+    *(CHAT | {"stream": on, "stream_options": odd, "n": "two"} for on in (True, False) for odd in (5, "x", [1])),
     {"messages": [{"role": ["user"], "content": [{"type": ["text"], "text": 5}]}]},
 ]
 ODD_PROMPTS: list[Json] = [
