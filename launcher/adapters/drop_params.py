@@ -20,8 +20,8 @@ class DropParams(Edit):
     """Drops the parameters of ``names`` from the body of every request that has them.
 
     A name may be a dotted path, for instance ``stream_options.include_usage``. An object that is empty after that is
-    dropped too. ``drop_params.json`` in the run folder counts what was dropped of requests that got an answer or a stream,
-    and no error. A resumed run adds to it.
+    dropped too. ``drop_params.json`` in the run folder counts what was dropped of requests that got an answer
+    or a stream, and no error. A resumed run adds to it.
 
     Use it if the server refuses a request for a parameter that a task or a harness sends.
 
