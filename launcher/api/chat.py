@@ -32,8 +32,8 @@ async def create_chat_completion(request: Request) -> Response:
     service.name(body.model)
     check_bias(body, service.engine)
     check_choices(body, 1, service.engine)
-    tools = tool_use_of(body, service.engine)
     prompt = await render(body.messages, body.rendering(), service.engine.tokenizer)
+    tools = tool_use_of(body, service.engine)
     grammar = await (grammar_of(body, service.engine) if tools is None else grammar_of_calls(tools))
     return await answer(request, service, _job(body, prompt, service, grammar, tools))
 

@@ -157,7 +157,7 @@ class StructuredOutputs(Body):
 
 def _parameters(value: dict[str, Any] | None) -> dict[str, Any] | None:
     if value is not None and value.get("type", "object") != "object":
-        raise ValueError(f"arguments are an object, but the schema has the type {quoted(value['type'])}")
+        raise ValueError(f"arguments are an object: expected the type 'object', but it is {quoted(value['type'])}")
     return value
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from launcher.api.endless import endless_reference
+from launcher.checkpoints.tokenizers.chat_template import StoredTemplate
+from launcher.checkpoints.tokenizers.templated import Names
 from tests.api.runners import client_of
 from tests.api.tool_calls.test_grammar import engine_of, tokenizer
+from tests.api.tool_model import function
+from tests.validate.mock import MockEngine
 
 __all__ = ["tokenizer"]
 A, B = {"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}
@@ -77,3 +82,29 @@ async def refused(client: httpx.AsyncClient, **more: Any) -> None:
     response = await chat(client, **more)
     assert response.status_code == 400, response.text
     assert "leads to itself without end" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("tokenizer", ["text"], indirect=True)
+async def test_what_is_not_supported_is_named_in_terms_of_the_schema(tokenizer: Any) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf is supported only where"),
+        ({"type": "array", "uniqueItems": True}, "not supported: uniqueItems"),
+    ]
+    async with client_of(engine_of(tokenizer, "hermes", "")) as client:
+        for schema, word in cases:
+            form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+            response = await chat(client, response_format=form)
+            assert response.status_code == 400
+            assert word in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("tokenizer", ["text"], indirect=True)
+async def test_a_template_without_tools_is_named_without_its_folder_or_a_setting(tokenizer: Any) -> None:
+    stored = StoredTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", Path("/srv/models/template.jinja"))
+    tokenizer._names = Names(tokenizer._names.roles, stored)
+    async with client_of(MockEngine(tokenizer)) as client:
+        response = await chat(client, tools=[function("f", {})])
+    said = response.json()["error"]["message"]
+    assert response.status_code == 400
+    assert said.startswith("template.jinja: the chat template leaves out tools")
+    assert "tool_call_parser" not in said

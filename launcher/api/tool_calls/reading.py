@@ -16,12 +16,13 @@ class Reader:
     """Reads calls where the model chose to make them.
 
     A call is passed on when it is whole and can be read; a text that only looks like one stays content. White space
-    next to calls belongs to their form, not to the content.
+    next to calls belongs to their form, not to the content. If ``single``, calls behind the first stay content.
     """
 
     format: ToolCallFormat
     tools: frozenset[str]
     shown: Mapping[int, bytes] = field(default_factory=dict)
+    single: bool = False
     _text: str = ""
     _blank: str = ""
     """White space whose place is not known yet: before a call, or within the content."""
@@ -89,7 +90,11 @@ class Reader:
             delta.unparsed += not isinstance(reason, OtherText)
             self._say(delta, block)
             return True
-        for call in calls:
+        taken = calls[: 1 - self._count] if self.single else calls
+        if len(taken) < len(calls):
+            delta.unparsed += 1
+            self._say(delta, block)
+        for call in taken:
             self._call(delta, call)
         return True
 
@@ -138,6 +143,7 @@ class ForcedReader:
         if delta.finish is None or self._span is not None:
             return
         delta.text = self._left()
+        delta.unparsed += bool(delta.text)
         if delta.finish == "stop" and self._count:
             delta.finish = "tool_calls"
 

@@ -52,7 +52,7 @@ class ToolUse:
         shown = {token: text.encode() for text, token in self.tokens.items()}
         if self.forced:
             return ForcedReader(self.format, self.format.frame, shown)
-        return Reader(self.format, frozenset(tool.name for tool in self.tools), shown)
+        return Reader(self.format, frozenset(tool.name for tool in self.tools), shown, self.single)
 
 
 def tool_use_of(body: ChatRequest, engine: AsyncEngine) -> ToolUse | None:

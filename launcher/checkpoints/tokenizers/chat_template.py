@@ -151,7 +151,7 @@ class ChatTemplate:
         chat = [self._tools.filled(_filled(message, forms)) for message in messages]
         if lost := self._tools.lost(messages, rendering.tools):
             self._render(chat, rendering)  # its own complaint says more
-            raise ToolsNotRead(f"{self.stored.file}: the chat template leaves out {lost}")
+            raise ToolsNotRead(f"{self.stored.file.name}: the chat template leaves out {lost}")
         if not rendering.continue_final_message:
             return self._render(chat, rendering)
         return _cut(self._render(_opened_last(chat), rendering), _final(chat[-1]["content"]))
@@ -160,8 +160,8 @@ class ChatTemplate:
         """Return the file, the form of content, and the problem if there is one."""
         try:
             forms = self._opened()
-        except NoChatTemplate as error:
-            return {"template": str(self.stored.file), "problem": str(error)}
+        except NoChatTemplate:
+            return {"template": str(self.stored.file), "problem": f"{self.stored.file}: {self._problem}"}
         found: dict[str, Json] = {"template": str(self.stored.file), "parts": sorted(forms.parts)}
         if self._tools.tools:
             found["tools"] = True
@@ -184,9 +184,9 @@ class ChatTemplate:
                     self._forms = self._tried()
                     self._tools = self._tried_tools(self._forms)
                 except TemplateRefused as error:
-                    self._problem = f"{self.stored.file}: the chat template cannot be used: {error}"
+                    self._problem = f"the chat template cannot be used: {error}"
             if self._forms is None:
-                raise NoChatTemplate(self._problem)
+                raise NoChatTemplate(f"{self.stored.file.name}: {self._problem}")
             return self._forms
 
     def _tried(self) -> Forms:

@@ -139,6 +139,11 @@ async def test_tools_calls_and_results_are_in_the_prompt() -> None:
          "tools[0].function.parameters", "'array'"),
         ({"tools": [{"type": "function", "function": {"name": "f", "returns": {}}}]}, "tools[0].function.returns",
          "Unknown"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": ["object", "null"]}}}]},
+         "tools[0].function.parameters", "expected the type 'object', but it is an array"),
+        ({"messages": [*TALK, RESULT, RESULT]}, "messages[3].tool_call_id", "without a result"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": [CALL, CALL]}]}, "messages[1].tool_calls[1].id",
+         "'c1'"),
         ({"tool_choice": "any"}, "tool_choice", "'required'"),
         ({"tool_choice": {"type": "function", "function": {"name": "sub"}}}, "tool_choice", "'sub'"),
         ({"tool_choice": "required", "tools": []}, "tool_choice", "needs 'tools'"),
@@ -160,6 +165,22 @@ async def test_what_cannot_be_done_is_refused(more: dict[str, Any], param: str, 
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, param)
     assert word in error["message"]
+
+
+async def test_an_id_may_come_again_after_its_result() -> None:
+    async with client_of(scripted("ok")) as client:
+        response = await client.post(CHATS, json=body(messages=[*TALK, RESULT, TALK[1], RESULT]))
+    assert response.status_code == 200, response.text
+
+
+async def test_calls_are_not_parallel_where_the_request_says_so() -> None:
+    async with client_of(scripted(ANSWER)) as client:
+        (choice,) = (await client.post(CHATS, json=body(parallel_tool_calls=False))).json()["choices"]
+        metrics = (await client.get("/metrics")).text
+    assert len(choice["message"]["tool_calls"]) == 1
+    assert choice["message"]["content"].rstrip("\x00") == f"I add.\n{WRITTEN}"
+    assert choice["finish_reason"] == "tool_calls"
+    assert re.search(r'launcher_tool_calls_total\{outcome="unparsed"\} 1\.0', metrics)
 
 
 async def test_a_server_without_a_parser_refuses_tools() -> None:

@@ -131,6 +131,32 @@ def test_an_answer_is_read_however_it_is_cut(
         assert found.finish == ("tool_calls" if calls else "stop")
 
 
+LIST = json.dumps([{"name": "weather", "arguments": PARIS}, {"name": "now", "arguments": {}}])
+
+
+@pytest.mark.parametrize(
+    ("form", "answer", "content", "calls", "unparsed"),
+    [
+        ("hermes", hermes(*ONE), None, [ONE], 0),
+        ("hermes", f"{hermes(*ONE)}\n{hermes(*TWO)}", hermes(*TWO), [ONE], 1),
+        ("hermes", f"{hermes(*ONE)}{hermes(*TWO)}{hermes(*TWO)}", hermes(*TWO) * 2, [ONE], 2),
+        ("hermes", f"<tool_call>{LIST}</tool_call>", f"<tool_call>{LIST}</tool_call>", [("weather", PARIS)], 1),
+        ("llama3_json", f"{llama(*ONE)}; {llama(*TWO)}", llama(*TWO), [ONE], 1),
+        ("mistral", f"[TOOL_CALLS]{LIST}", f"[TOOL_CALLS]{LIST}", [ONE], 1),
+        ("pythonic", "[weather(city='Paris'), now()]", "[weather(city='Paris'), now()]", [ONE], 1),
+    ],
+)
+def test_of_calls_that_may_not_be_parallel_the_first_is_one(
+    form: str, answer: str, content: str | None, calls: list[tuple[str, Any]], unparsed: int
+) -> None:
+    for pieces in cuts(answer):
+        found_format = format_of(form, "")
+        assert found_format is not None
+        found = read(Reader(found_format, frozenset({"weather"}), single=True), pieces)
+        assert (found.text or None, calls_of(found), found.unparsed) == (content, calls, unparsed), pieces
+        assert found.finish == "tool_calls"
+
+
 FRAMED = [(form, template) for form in ("hermes", "llama3_json", "pythonic") for template in ("",)]
 FRAMED += [("mistral", ""), ("mistral", "[ARGS]")]
 
@@ -162,6 +188,7 @@ def test_a_forced_call_that_is_cut_loses_nothing() -> None:
             seen = found.text + "".join(f"{piece.name or ''}{piece.arguments}" for piece in found.calls)
             assert found.finish == "length"
             assert seen in answer or "weather{" in seen
+            assert found.unparsed == bool(found.text)
             assert bool(found.calls) == ('"arguments": ' in answer[:size])
 
 
