@@ -38,7 +38,7 @@ from launcher.cli.sweep_callback import (
 )
 from launcher.core import redaction
 from launcher.core.errors import UserError
-from launcher.core.files import conf_folder, refused
+from launcher.core.files import conf_folder, is_there, refused
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.distributed.group.agent import run_agent
 from launcher.distributed.group.leader import leading
@@ -123,7 +123,7 @@ def _check_folders(line: CommandLine) -> None:
     """Refuse a file in place of the folder to write, also in a plan, which writes none. Raises `UserError`."""
     for key in ("hydra.run.dir", "hydra.sweep.dir"):
         folder = line.get(key)
-        if folder and Path(folder).is_file():
+        if folder and is_there(folder) and Path(folder).is_file():
             raise UserError(f"{key}: {folder}: File exists; expected a folder that can be made and written to")
 
 

@@ -116,6 +116,13 @@ def conf_folder() -> Path:
     return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
 
 
+def is_there(word: str) -> bool:
+    """Tell whether a word is the path of something; false, too, for what no path can be, such as a long line."""
+    with suppress(OSError, ValueError):
+        return Path(word).exists()
+    return False
+
+
 def read_json(path: Path) -> Json:
     """Return the JSON value in a file; None if there is no such file. Raises `UserError` that names the file."""
     try:

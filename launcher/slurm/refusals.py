@@ -6,10 +6,13 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from launcher.core.types import Json
-from launcher.settings.cluster import Resources, Slurm
 from launcher.slurm.queue import JobState
+
+if TYPE_CHECKING:
+    from launcher.settings.cluster import Resources, Slurm  # which imports hydra, that `launcher status` does without
 
 
 @dataclass(frozen=True)

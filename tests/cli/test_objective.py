@@ -25,7 +25,8 @@ def point(folder: Path, tasks: dict[str, dict[str, float]], status: str = "ok", 
         task: {"metrics": {name: metric(name, value) for name, value in metrics.items()}}
         for task, metrics in tasks.items()
     }
-    whole = {"schema_version": 2, "status": status, "groups": groups or {}, "tasks": found}
+    rest: dict[str, Any] = {"reason": None, "run": {}, "endpoint": None, "throughput": None, "certificate": None}
+    whole = rest | {"schema_version": 2, "status": status, "groups": groups or {}, "tasks": found}
     (folder / "results.json").write_text(json.dumps(whole))
     return folder
 

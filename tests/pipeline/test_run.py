@@ -384,7 +384,7 @@ def test_a_disk_that_fills_up_ends_a_run_in_one_line_and_it_is_continued(tmp_pat
     """The limit of a file's size stands for a full disk: it stops the samples in the middle."""
     folder = tmp_path / "run"
     run = command(*ECHO, "tasks=[addition]", UNVALIDATED, f"hydra.run.dir={folder}")
-    line = f"trap '' XFSZ; ulimit -f 40; exec {shlex.join(run)}"
+    line = f"trap '' XFSZ; ulimit -f 60; exec {shlex.join(run)}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from launcher.cli.commands import parser
 from launcher.cli.options import options_of
 from launcher.core.errors import UserError
+from launcher.core.files import is_there
 from launcher.core.run_folder import RunFolder
 from launcher.settings.overrides import quote_if_needed
 
@@ -50,7 +51,7 @@ def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | 
 
 def _parted(command: str, words: Sequence[str]) -> tuple[str, list[str]]:
     """Return the target and the settings, in any order. Raises `UserError` where all words are settings."""
-    targets = [word for word in words if not SETTING.match(word) or Path(word).exists()]
+    targets = [word for word in words if not SETTING.match(word) or is_there(word)]
     if not targets:
         raise UserError(
             f"{command}: TARGET is missing beside the setting {words[0]}; "
