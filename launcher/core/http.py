@@ -41,8 +41,10 @@ BYTES_PER_VALUE = 16
 """JSON may have one value for so many bytes of its bound; a value takes about 64 bytes in memory."""
 NAMED_OBJECT = re.compile(rb":\s*\{")
 """What each object begins with that is the value of a name."""
-FEW_BYTES = (1 << 20) // BYTES_PER_VALUE
-"""JSON of this size never has too many values."""
+FEW = (1 << 20) // BYTES_PER_VALUE
+"""So many values are never too many, and JSON of so few bytes never has more."""
+STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+"""A string of JSON in UTF-8, or the beginning of one that does not end: then no later quote is looked at."""
 
 
 @dataclass(frozen=True)
@@ -146,16 +148,17 @@ def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
     """Return the value of a JSON text that is at most ``max_bytes`` long.
 
     Raises `ValueError` for anything else, and for what Python's reader accepts beyond RFC 8259: NaN, Infinity, and
-    numbers that are too large. JSON deeper than `DEPTH`, or with too many values, is refused, too.
+    numbers that are too large. JSON deeper than `DEPTH` is refused, too. So is JSON with more values than one for
+    each `BYTES_PER_VALUE` of ``max_bytes``, or with more lists and objects than one for so many of its own bytes.
     """
     opened = _opened(data)
-    if opened <= DEPTH and len(data) <= FEW_BYTES and not exact_json.may_have_long_integers(data):
+    if opened <= DEPTH and len(data) <= FEW and not exact_json.may_have_long_integers(data):
         try:
             return orjson.loads(data)
         except orjson.JSONDecodeError:
             pass  # Python's reader takes a little more, and says what is wrong
-    if len(data) > FEW_BYTES and (opened + data.count(b",")) * BYTES_PER_VALUE > max(max_bytes, 1 << 20):
-        raise ValueError("JSON with too many values")
+    if len(data) > FEW:
+        _check_values(data, opened, max_bytes)
     try:
         value = exact_json.loads(data, parse_float=_finite, parse_constant=_refused)
     except RecursionError:
@@ -171,7 +174,7 @@ def parsed_all(texts: Sequence[bytes]) -> list[Json]:
     Raises `ValueError` if one of them has to be read by itself.
     """
     joined = texts[0] if len(texts) == 1 else b"".join(texts)
-    if len(joined) > FEW_BYTES or exact_json.may_have_long_integers(joined):
+    if len(joined) > FEW or exact_json.may_have_long_integers(joined):
         raise ValueError("large JSON")
     if _opened(joined) > DEPTH and _may_be_deep(texts):
         raise ValueError("JSON that may be deep")
@@ -181,6 +184,25 @@ def parsed_all(texts: Sequence[bytes]) -> list[Json]:
 def _opened(data: bytes) -> int:
     """Return how many lists and objects a JSON text begins at most; `bytes.count` takes up to four times as long."""
     return 2 * len(data) - len(data.replace(b"[", b"")) - len(data.replace(b"{", b""))
+
+
+def _check_values(data: bytes, opened: int, max_bytes: int) -> None:
+    """Raise `ValueError` for too many values: what they take in memory must be in proportion to what is allowed.
+
+    Brackets and commas are counted, of which those in strings are no values. Text that is not in UTF-8 has null
+    characters, and other strings.
+    """
+    most, most_opened = (max(size // BYTES_PER_VALUE, FEW) for size in (max_bytes, len(data)))
+    commas = data.count(b",")
+    if opened <= most_opened and opened + commas <= most:
+        return
+    if b"\0" not in data:
+        bare = STRING.sub(b"", data)
+        opened, commas = _opened(bare), bare.count(b",")
+    if opened > most_opened:
+        raise ValueError(f"JSON with more than {most_opened:,} lists and objects, too many for its {len(data):,} bytes")
+    if opened + commas > most:
+        raise ValueError(f"JSON with more than {most:,} values")
 
 
 def _may_be_deep(texts: Sequence[bytes]) -> bool:

@@ -79,7 +79,7 @@ class EditPlan(NamedTuple):
     def edited(self, data: bytes, sample: str) -> Edited | None:
         """Return a request as the adapters change it; None if it goes elsewhere. Raises what they raise."""
         edits, upstream, parts, path, headers, unseen, opened = self
-        body = json_object(data) if parts.reads_request else Unread(data)
+        body = json_object(data, upstream.settings.limits.body_bytes) if parts.reads_request else Unread(data)
         given, request = list[Request](), Request.of(path, body, headers, sample)
         for edit in edits.asking:
             given.append(request)
@@ -212,7 +212,8 @@ class EditedRelay(Relay):
             return
         self._check_size()
         plan, data = self._plan, self._taken()
-        response = given = response_of(self, seen, data, self._start, reads=plan.parts.reads_answer)
+        read_bytes = plan.upstream.max_answer_bytes if plan.parts.reads_answer else None
+        response = given = response_of(self, seen, data, self._start, read_bytes)
         for place, edit_answer in plan.edits.answering:
             response = edit_answer(self._given[place], response)
         if response.fault is not None:
@@ -234,8 +235,9 @@ class EditedRelay(Relay):
     def _end_stream(self, stream: EditedStream, data: bytes) -> None:
         try:
             stream.check()
-            rest = stream.rest()
+            data += stream.rest()
+            stream.check()
         except Exception:
             self.reply.write(data)
             raise
-        self.reply.end(data + rest)
+        self.reply.end(data)

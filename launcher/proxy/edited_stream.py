@@ -27,7 +27,7 @@ class EditedStream:
         return chunk
 
     def rest(self) -> bytes:
-        """Return what follows the last event."""
+        """Return what follows the last event; an ``error`` stands behind it."""
         return b""
 
     def check(self) -> None:
@@ -77,16 +77,16 @@ class EditedEvents(EditedStream):
                 raise HttpError(self._url, f"the stream has more than {self._most:,} bytes")
         except Exception as error:
             self.error = error
-        return b"data: " + b"\n\ndata: ".join(made) + b"\n\n" if made else b""
+        return _framed(made)
 
     def _read(self, texts: Sequence[bytes], made: list[bytes]) -> None:
         """Add what the adapters make of events."""
         event: Json = None
         if len(texts) == 1:
-            event = read_event(self._url, texts[0])
+            event = read_event(self._url, texts[0], self._most)
             made.append(self._changed(event, texts[0]))
         else:
-            for events in read_events(self._url, texts):
+            for events in read_events(self._url, texts, self._most):
                 for event in events:
                     made.append(self._changed(event, texts[len(made)]))
         if self._templates is not None and made:
@@ -101,7 +101,19 @@ class EditedEvents(EditedStream):
     def rest(self) -> bytes:
         if not self.done:
             raise HttpError(self._url, "the stream ended without [DONE]")
-        last: list[Json] = []
-        for change, end in zip(self._changes, self._ends, strict=True):
-            last = [*map(change, last), *end()]
-        return b"".join([b"data: " + dumped(event) + b"\n\n" for event in last]) + b"data: [DONE]\n\n"
+        made: list[bytes] = []
+        try:
+            for place, end in enumerate(self._ends, 1):
+                for event in list(end()):
+                    for change in self._changes[place:]:
+                        event = change(event)
+                    made.append(dumped(event))
+        except Exception as error:
+            self.error = error
+            return _framed(made)
+        return _framed([*made, DONE])
+
+
+def _framed(texts: Sequence[bytes]) -> bytes:
+    """Return the texts of events as they stand in a stream."""
+    return b"data: " + b"\n\ndata: ".join(texts) + b"\n\n" if texts else b""

@@ -82,7 +82,8 @@ class Exchange:
         """Whether the last answer of the endpoint is a stream whose events no adapter reads."""
         self._parsed: tuple[Json, bytes] | None = None
         """The last body that came from the endpoint, as JSON and as bytes."""
-        body = json_object(request.body) if parts.reads_request else Unread(request.body)
+        most = upstream.settings.limits.body_bytes
+        body = json_object(request.body, most) if parts.reads_request else Unread(request.body)
         self.request = Request.of(request.head.target.decode("ascii"), body, seen, sample)
         """What the first adapter gets. Making it raises `ApiError` if adapters cannot read it."""
 
@@ -151,7 +152,8 @@ class Exchange:
             events = self._bytes(incoming) if self._passes_bytes else EventStream(self._events(incoming))
             return Response(incoming.status, None, seen.headers, events, latency_s)
         data = await incoming.read(self._upstream.most_bytes(incoming.status))
-        response = response_of(incoming, seen, data, start, reads=self._parts.reads_answer)
+        read_bytes = self._upstream.max_answer_bytes if self._parts.reads_answer else None
+        response = response_of(incoming, seen, data, start, read_bytes)
         if incoming.status < 300:
             self._parsed = response.body, data
         return response
@@ -173,7 +175,7 @@ class Exchange:
                 done = b"[DONE]" in texts
                 if done:
                     del texts[texts.index(b"[DONE]") :]
-                for batch in read_events(incoming.url, texts):
+                for batch in read_events(incoming.url, texts, most):
                     yield batch
                 if splitter.held > most or incoming.received > most:
                     raise HttpError(incoming.url, f"the stream has more than {most:,} bytes")
@@ -241,18 +243,21 @@ def see(incoming: Incoming) -> Seen:
     return Seen(MappingProxyType(headers), lines_of(without(passed, ABOUT_BODY)), is_stream)
 
 
-def response_of(incoming: Incoming, seen: Seen, data: bytes, start: float, *, reads: bool) -> Response:
-    """Return a whole answer as adapters see it, or an error. Raises `HttpError` for what is no JSON."""
+def response_of(incoming: Incoming, seen: Seen, data: bytes, start: float, read_bytes: int | None) -> Response:
+    """Return a whole answer as adapters see it, or an error. Raises `HttpError` for what is no JSON.
+
+    ``read_bytes`` is the bound on an answer that an adapter reads; None where none does.
+    """
     if incoming.status >= 300:
         body = error_body(incoming.status, data)
     else:
-        body = _answer(incoming, data) if reads else Unread(data)
+        body = Unread(data) if read_bytes is None else _answer(incoming, data, read_bytes)
     return Response.of(incoming.status, body, seen.headers, time.perf_counter() - start)
 
 
-def _answer(incoming: Incoming, data: bytes) -> Json:
+def _answer(incoming: Incoming, data: bytes, most: int) -> Json:
     try:
-        return http.parsed(data, len(data))
+        return http.parsed(data, most)
     except ValueError as error:
         text = data[:QUOTED].decode(errors="replace")
         raise HttpError(incoming.url, f"answered HTTP {incoming.status} with no JSON ({error}): {text!r}") from None
@@ -303,9 +308,10 @@ def split_headers(upstream: Upstream, head: Head) -> SplitHeaders:
     return seen, unseen
 
 
-def json_object(data: bytes) -> dict[str, Json]:
+def json_object(data: bytes, most: int) -> dict[str, Json]:
+    """Return the body of a request, where one has at most ``most`` bytes. Raises `ApiError`."""
     try:
-        body = http.parsed(data, len(data))
+        body = http.parsed(data, most)
     except ValueError as error:
         raise ApiError(400, f"the body is not JSON that adapters can read: {error}", code="invalid_json") from None
     if not isinstance(body, dict):
@@ -329,7 +335,7 @@ def _texts(events: Sequence[Json]) -> bytes:
     return b"data: " + b"\n\ndata: ".join(texts) + b"\n\n"
 
 
-def read_events(url: str, texts: Sequence[bytes]) -> Iterator[list[Json]]:
+def read_events(url: str, texts: Sequence[bytes], most: int) -> Iterator[list[Json]]:
     """Yield the events with these texts. Raises `HttpError` for one that is no JSON, after those before it."""
     if not texts:
         return
@@ -337,17 +343,17 @@ def read_events(url: str, texts: Sequence[bytes]) -> Iterator[list[Json]]:
         events = http.parsed_all(texts)
     except ValueError:
         for text in texts:
-            yield [read_event(url, text)]
+            yield [read_event(url, text, most)]
     else:
         yield events
 
 
-def read_event(url: str, data: bytes) -> Json:
-    """Return the event with a text. Raises `HttpError` for one that is no JSON."""
+def read_event(url: str, data: bytes, most: int) -> Json:
+    """Return the event with a text, where a stream has at most ``most`` bytes. Raises `HttpError` for no JSON."""
     try:
-        return http.parsed(data, len(data))
-    except ValueError:
-        raise HttpError(url, f"an event is not JSON: {data[:QUOTED].decode(errors='replace')!r}") from None
+        return http.parsed(data, most)
+    except ValueError as error:
+        raise HttpError(url, f"an event is not JSON ({error}): {data[:QUOTED].decode(errors='replace')!r}") from None
 
 
 def _drop(sent: asyncio.Task[Incoming]) -> None:

@@ -39,9 +39,11 @@ class Proxy:
     client sent, ``remove`` sends none. With ``forward`` the endpoint checks the key, and the proxy none.
 
     ``workers`` processes share the port; each has adapters of its own. Each process keeps at most
-    ``upstream_connections`` to the endpoint, and bounds its clients by ``limits``. A connection to the endpoint must be
-    there within ``connect_timeout_s``. The endpoint may be silent for ``silence_timeout_s``. An answer that adapters
-    read has at most ``max_answer_mb`` MiB. At the end, requests have ``stop_timeout_s`` to finish.
+    ``upstream_connections`` to the endpoint, and bounds its clients by ``limits``. A connection to the endpoint must
+    be there within ``connect_timeout_s``. The endpoint may be silent for ``silence_timeout_s``. An answer that
+    adapters read has at most ``max_answer_mb`` MiB. JSON that they read may have one value for each 16 bytes of that,
+    or of ``limits.body_bytes``. It may have one list or object for each 16 bytes of its own, or 65,536. At the end,
+    requests have ``stop_timeout_s`` to finish.
     """
 
     host: str = "127.0.0.1"

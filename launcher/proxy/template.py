@@ -11,7 +11,8 @@ from launcher.adapters.base import Changes
 from launcher.core.types import Json
 
 DATA, END = b"data: ", b"\n\n"
-PROBE = "probe"
+PROBES = ("probe", "other")
+"""Of these, one differs from the text of an event."""
 FIRST = 3
 """So many events at the beginning of a stream are parsed one by one."""
 MOST_USELESS = 4
@@ -110,12 +111,13 @@ def template_of(data: bytes, event: Json, made: bytes) -> Template | None:
     if data.count(quoted) != 1 or made.count(quoted) != 1 or b"\n" in data:
         return None
     before, after = _around(data, quoted)
+    probe = PROBES[text == PROBES[0]]
     try:
-        probed = orjson.loads(before + PROBE.encode() + after)
+        probed = orjson.loads(before + probe.encode() + after)
     except orjson.JSONDecodeError:
         return None
     holder, key = _place(probed)
-    if holder.get(key) != PROBE:
+    if holder.get(key) != probe:
         return None
     holder[key] = text
     if probed != event:

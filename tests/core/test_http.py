@@ -276,6 +276,49 @@ def test_any_json_is_read_as_python_reads_it(data: bytes) -> None:
     assert result(http.parsed, data) == result(read_by_python, data)
 
 
+MANY = 70_000
+"""More values than JSON of a MiB may have."""
+LONG_TEXT = b'{"messages": [{"content": "%b"}]}'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" + b"1,2," * (MANY // 2) + b"3]",
+        LONG_TEXT % (b"a, " * MANY),
+        LONG_TEXT % (b"[{,]}" * MANY),
+        LONG_TEXT % (b'\\",' * MANY),
+        LONG_TEXT % (b"\\\\" * MANY + b'", "b": "' + b"[" * MANY),
+        json.dumps([{"token": " the", "logprob": -0.1234567, "top_logprobs": [{"a": -1.5, "b": -2}]}] * MANY).encode(),
+    ],
+    ids=["token ids", "commas", "brackets", "escaped quotes", "backslashes", "log-probabilities"],
+)
+def test_long_contexts_are_read(data: bytes) -> None:
+    assert http.parsed(data, 64 << 20) == json.loads(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "max_bytes"),
+    [
+        (b"[" + b"1," * MANY + b"1]", 1 << 20),
+        (b"[" + b"{}," * MANY + b"{}]", 64 << 20),
+        (b"[" + b"[]," * MANY + b"[]]", 64 << 20),
+        (b'["a", ' + b"[]," * MANY + b'"b"]', 64 << 20),
+        (b'["\\\\",' + b"[]," * MANY + b'"b"]', 64 << 20),
+        (("[" + "[]," * MANY + '"\u2222"]').encode("utf-16-le"), 1 << 20),
+        (('["\u2222", ' + "[]," * MANY + '"\u2222"]').encode("utf-16-be"), 1 << 20),
+    ],
+)
+def test_json_of_too_many_values_for_its_bound_is_refused(data: bytes, max_bytes: int) -> None:
+    with pytest.raises(ValueError, match="JSON with more than"):
+        http.parsed(data, max_bytes)
+
+
+def test_values_behind_a_string_without_an_end_are_counted_in_one_pass() -> None:
+    with pytest.raises(ValueError, match=r"Unterminated|unterminated|EOF"):
+        http.parsed(b'["' + b'\\",' * (1 << 20), 1 << 20)
+
+
 @pytest.mark.parametrize("levels", [64, 65])
 @pytest.mark.parametrize(
     "shape", [(b"[", b"]"), (b'{"a":', b"}"), (b'{"a" :\r\n\t ', b"}"), (b'[0,{"b":"]]","a":', b"}]")]

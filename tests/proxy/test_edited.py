@@ -20,6 +20,7 @@ from launcher.adapters.payload import Payload
 from launcher.adapters.reasoning import Reasoning
 from launcher.adapters.system_message import SystemMessage
 from launcher.adapters.turn_limit import TurnLimit
+from launcher.core.errors import AdapterError
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.proxy import forwarder
 from launcher.proxy.edited import EditedRelay
@@ -255,6 +256,48 @@ def test_an_event_that_no_adapter_changes_passes_as_its_bytes() -> None:
         found = b"".join(iter(lambda: client.recv(65536), b""))
     assert event in found
     assert found.endswith(DONE + b"\r\n0\r\n\r\n")
+
+
+@dataclass
+class Late(Edit):
+    """Refuses a stream at its end."""
+
+    copies = True
+
+    def edit_events(self, request: Request) -> Changes:
+        return EndsLate()
+
+
+class EndsLate(Changes):
+    def end(self) -> list[Json]:
+        raise AdapterError("too late")
+
+
+def test_what_an_inner_adapter_held_back_comes_before_the_error_of_an_outer_one() -> None:
+    """`<thi` may begin a tag, so that it leaves at the end."""
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"four <thi"}}]}\n\n'
+    found = []
+    for adapters in ((Late(), Reasoning()), (Late(), Reasoning(), Plain())):
+        with scripted(lambda seen: stream(event, DONE)) as server, through(server, Warm(adapters)) as proxy:
+            found.append(asked(proxy, "/v1/chat/completions", b'{"messages": [], "stream": true}'))
+    assert found[0] == found[1]
+    assert "".join(part["choices"][0]["delta"]["content"] for part in found[0][3:] if "choices" in part) == "four <thi"
+    assert "too late" in found[0][-1]["error"]["message"]
+
+
+@pytest.mark.parametrize("adapters", [Warm(chain()), (*chain(), Plain())], ids=["edited", "coroutine"])
+def test_prompts_and_answers_of_long_contexts_pass(adapters: Sequence[Adapter]) -> None:
+    """More values than JSON of a MiB may have: log-probabilities of an echo, in an answer and in an event."""
+    many = 70_000
+    logprobs = {"tokens": ["a"] * many, "token_logprobs": [-1.5] * many, "top_logprobs": None}
+    choice = {"index": 0, "text": "a", "logprobs": logprobs, "finish_reason": "stop"}
+    data = json.dumps({"choices": [choice]}).encode()
+    body = {"prompt": "a, [" * many, "logit_bias": {}, "ids": [12345] * many}
+    answers = [stream(b"data: " + data + b"\n\n", DONE), whole(data)]
+    with scripted(lambda seen: answers.pop()) as server, through(server, adapters) as proxy:
+        for more in ({}, {"stream": True}):
+            status, _, is_whole, found, *_ = asked(proxy, "/v1/completions", json.dumps(body | more).encode())
+            assert (status, is_whole, found["choices"]) == (200, True, [choice])
 
 
 @pytest.mark.parametrize("others", [(), (TurnLimit(max_turns=2),), (Plain(),), (Reasoning(),)])

@@ -56,6 +56,7 @@ def outcome(kind: type[Parsed | Counted], adapter: Reasoning, path: str, chunks:
     try:
         stream.check()
         out += stream.rest()
+        stream.check()
     except Exception as error:
         return meant(out), f"{type(error).__name__}: {error}", dict(adapter.counts), made
     return meant(out), "", dict(adapter.counts), made
@@ -133,10 +134,19 @@ def test_most_events_of_reasoning_and_answer_need_no_parser(kind: str, spaces: b
         b'{"choices":[{"delta":{"content":"four","content":"\\u0066our"}}]}',
         b'{"choices":[],"usage":{}}',
         b'["four"]',
+        b'{"id":"probe","id":"z","choices":[{"delta":{"content":"\\u0070robe"}}]}',
+        b'{"id":"other","id":"z","choices":[{"delta":{"content":"\\u006fther"}}]}',
+        b'{"choices":[{"text":"probe","text":"\\u0070robe"}]}',
     ],
 )
 def test_no_template_is_made_where_the_place_of_the_text_is_not_certain(data: bytes) -> None:
     assert template_of(data, json.loads(data), data) is None
+
+
+@pytest.mark.parametrize("text", ["probe", "other", "four"])
+def test_any_text_has_a_template(text: str) -> None:
+    data = b'{"id":"\\u0070robe","choices":[{"delta":{"content":"%b"}}]}' % text.encode()
+    assert template_of(data, json.loads(data), data) is not None
 
 
 def test_a_template_has_what_stands_around_the_text() -> None:
