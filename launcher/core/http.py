@@ -148,8 +148,9 @@ def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
     """Return the value of a JSON text that is at most ``max_bytes`` long.
 
     Raises `ValueError` for anything else, and for what Python's reader accepts beyond RFC 8259: NaN, Infinity, and
-    numbers that are too large. JSON deeper than `DEPTH` is refused, too. So is JSON with more values than one for
-    each `BYTES_PER_VALUE` of ``max_bytes``, or with more lists and objects than one for so many of its own bytes.
+    numbers that are too large. JSON deeper than `DEPTH` is refused, too. So is
+    JSON with more values than one for each `BYTES_PER_VALUE` of ``max_bytes``. Of lists and objects it may have one for
+    so many of its own bytes.
     """
     opened = _opened(data)
     if opened <= DEPTH and len(data) <= FEW and not exact_json.may_have_long_integers(data):
