@@ -120,6 +120,8 @@ def resume_run(line: CommandLine, folder: Path) -> CommandLine:
     stored = RunFolder(folder).overrides
     if not stored.is_file():
         raise UserError(f"resume={folder}: not a run folder, {stored} does not exist")
+    if (new := line.get("hydra.run.dir")) and Path(str(new)).resolve() != folder.resolve():
+        raise UserError(f"hydra.run.dir={new}: resume={folder} goes on in its own folder; leave hydra.run.dir= out")
     file = RunFolder(folder).hydra_config
     stored_config = _read_hydra_config(file) if file.is_file() else None
     queue = [] if "cluster" in line.keys or stored_config is None else _queue_overrides(stored_config)

@@ -102,6 +102,6 @@ def _show(folder: Path, console: Console) -> None:
     """Print the verdict, and write it as a comparison."""
     from launcher.verdict import collect, page, runs, terminal
 
-    found = collect.collect(runs.read_all([folder / label for label in LABELS]))
+    found = collect.collect(runs.read_all([folder / label for label in LABELS]), raced=True)
     terminal.show(found, console)
     console.print(f"page    {page.write(found, folder)}", soft_wrap=True, highlight=False, markup=False)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice, zip_longest
 
 from launcher.core.errors import CoverageTooLow, UserError
 from launcher.core.event_loop import run_async
 from launcher.core.garbage import collected_rarely
-from launcher.core.types import INTERRUPTED
+from launcher.core.types import INTERRUPTED, Json
 from launcher.distributed.allocation import Allocation
 from launcher.evaluate.early_stop import Draws
 from launcher.evaluate.populations import NotDrawn
@@ -49,8 +50,38 @@ def check(contestants: Sequence[ComposedRun], allocation: Allocation) -> None:
             raise UserError(
                 f"race: {found}; run both models on all questions, and launcher compare tests the difference"
             )
-        if composed.run.evaluate.repeats != contestants[0].run.evaluate.repeats:
-            raise UserError("race: evaluate.repeats differs; give both models the same")
+    _check_same_questions(contestants[0], contestants[1])
+
+
+def _check_same_questions(a: ComposedRun, b: ComposedRun) -> None:
+    """Raise `UserError` unless both are asked the same questions, and are held against the same metric.
+
+    What else their settings differ in is what the race compares.
+    """
+    for key in ("repeats", "order_seed", "limit", "until"):
+        if getattr(a.run.evaluate, key) != getattr(b.run.evaluate, key):
+            raise UserError(f"race: evaluate.{key} differs; give both models the same")
+    if other := sorted(a.run.tasks.keys() ^ b.run.tasks.keys()):
+        raise UserError(f"race: tasks: only one of the models is asked {', '.join(other)}; give both the same tasks")
+    if a.run.groups != b.run.groups or _draws(a.run).populations != _draws(b.run).populations:
+        raise UserError("race: the groups or metrics of the tasks differ; give both models the same")
+    for name in a.run.tasks:
+        if a.config["tasks"][name] != b.config["tasks"][name] and (other_question := _first_other(a.run, b.run, name)):
+            raise UserError(f"race: tasks.{name}: {other_question}; give both models the same questions")
+
+
+def _first_other(a: Run, b: Run, task: str) -> str:
+    """Say which question of a task is the first that only one of two runs has; empty where they have the same."""
+    for number, (left, right) in enumerate(zip_longest(_questions(a, task), _questions(b, task)), 1):
+        if left != right:
+            ids = " and ".join("none" if each is None else str(each[0]) for each in (left, right))
+            return f"question {number} is another one, or has another target, for A and B (ids {ids})"
+    return ""
+
+
+def _questions(run: Run, task: str) -> Iterator[tuple[Json, ...]]:
+    samples = islice(run.tasks[task].samples(task, ""), run.evaluate.limit)
+    return ((each.id, each.target, each.cluster, each.category) for each in samples)
 
 
 def _unfit(run: Run) -> str:

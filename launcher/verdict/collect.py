@@ -23,6 +23,7 @@ def collect(
     runs: Sequence[Run],
     *,
     force: bool = False,
+    raced: bool = False,
     inside: bool = False,
     left_out: Sequence[str] = (),
     most_flips: int = 200,
@@ -30,8 +31,9 @@ def collect(
     """Compare every run with the first; ``left_out`` are warnings about runs that are not compared.
 
     Raises `UserError` with the differences for runs that did not measure the same; with ``force`` they become warnings.
+    Those of two runs that ``raced`` are what is compared: `launcher.pipeline.race` has refused all others.
     """
-    warnings = [line for run in runs[1:] for line in _incomparable(runs[0], run, force)]
+    warnings = [line for run in runs[1:] for line in _incomparable(runs[0], run, force, raced)]
     found = rows(runs, inside)
     untested = [line for run in runs[1:] for line in _untested(runs[0], run)]
     if not found:
@@ -41,18 +43,18 @@ def collect(
         "schema_version": VERSION,
         "runs": [_run(run) for run in runs],
         "warnings": [*left_out, *warnings, *untested, *(line for run in runs for line in (*_doubts(run), *_lost(run)))],
-        "subject": {run.label: compared.subject(runs[0], run) for run in runs[1:]},
+        "subject": {run.label: _subject(runs[0], run) for run in runs[1:]},
         "rows": [_row(row) for row in found],
         "categories": [{**_row(each.row), "category": each.category} for each in categories.rows(runs)],
         "flips": [_flips(runs[0], run, most_flips) for run in runs[1:]],
     }
 
 
-def _incomparable(a: Run, b: Run, force: bool) -> list[str]:
+def _incomparable(a: Run, b: Run, force: bool, raced: bool) -> list[str]:
     shared = compared.common_tasks(a, b)
     if not shared:
         raise UserError(f"compare: {a.folder} and {b.folder} have no task in common: {_names(a)}; {_names(b)}")
-    lines = compared.measured_otherwise(a, b)
+    lines = [] if raced else compared.measured_otherwise(a, b)
     if lines and not force:
         what = "\n".join(f"  {line}" for line in lines)
         raise UserError(
@@ -64,6 +66,11 @@ def _incomparable(a: Run, b: Run, force: bool) -> list[str]:
         [f"only one of {a.label} and {b.label} has {', '.join(map(formatting.task_name, other))}"] if other else []
     )
     return [*(f"{a.label} and {b.label} did not measure the same: {line}" for line in lines), *left_out]
+
+
+def _subject(a: Run, b: Run) -> list[str]:
+    """Return all lines in which two runs differ: no line means that a difference of scores is chance."""
+    return [*compared.subject(a, b), *compared.measured_otherwise(a, b)]
 
 
 def _untested(a: Run, b: Run) -> Iterator[str]:

@@ -14,6 +14,7 @@ from tests.running import SLOW, program, wait_for
 
 ROOT = Path(__file__).parents[2]
 ECHO = "engine=echo model=none"
+LIMITED = ECHO, f"{ECHO} tasks.addition.limit=3"
 
 
 def test_two_equal_models_race_to_the_end_and_go_on_where_they_stopped(tmp_path, monkeypatch, capsys):
@@ -40,6 +41,26 @@ def test_two_equal_models_race_to_the_end_and_go_on_where_they_stopped(tmp_path,
         (["tiny", "./no-such-folder", "--tasks", "capitals"], "no-such-folder"),
         (["tiny", "tiny", "--tasks", "no_such_task"], "tasks=no_such_task: no such option"),
         (["tiny", "tiny", "--tasks", "capitals", "evaluate.until=x"], "evaluate.until=x: expected width:W"),
+        (["tiny", "tiny", "resume=c0"], "resume=c0: a race is continued by launcher race --resume FOLDER"),
+        (["tiny", "model=tiny hydra.run.dir=x"], "hydra.run.dir=x: both runs are written below --out FOLDER"),
+        (["--resume", "x", "--tasks", "addition"], "--tasks: with --resume, all is as the race began"),
+        (["--resume", "x", "--out", "y"], "--out: with --resume, all is as the race began"),
+        (["tiny", "tiny", "--tasks", ","], "--tasks ,: there is no name in it"),
+        (["tiny", "tiny", "--tasks", "addition", "tasks=[capitals]"], "tasks=[capitals] contradicts --tasks"),
+        (["tiny", "model=tiny tasks=[capitals]", "--tasks", "addition"], "tasks=[capitals] contradicts --tasks"),
+        (["tiny", "model=tiny evaluate.seed=1", "evaluate.seed=2"], "evaluate.seed=2 contradicts B, model=tiny"),
+        ([ECHO, f"{ECHO} tasks=[capitals]"], "only one of the models is asked addition"),
+        ([ECHO, f"{ECHO} evaluate.limit=3"], "evaluate.limit differs"),
+        ([ECHO, f"{ECHO} evaluate.order_seed=3"], "evaluate.order_seed differs"),
+        (
+            [ECHO, f"{ECHO} tasks=[addition] tasks.addition.limit=3"],
+            "tasks: only one of the models is asked capitals, sequences",
+        ),
+        ([*LIMITED, "--tasks", "addition"], "tasks.addition: question 4 is another one"),
+        (
+            [ECHO, f"{ECHO} tasks.addition.match=contains", "--tasks", "addition"],
+            "metrics of the tasks differ",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line_before_anything_is_served(tmp_path, monkeypatch, capsys, arguments, line):
@@ -49,6 +70,23 @@ def test_mistakes_end_in_one_line_before_anything_is_served(tmp_path, monkeypatc
     assert line in error
     assert error.count("\n") == 0
     assert not (tmp_path / "outputs").exists()
+
+
+def test_what_the_sides_differ_in_is_what_is_compared(tmp_path, monkeypatch, capsys):
+    """Two settings of one model race to a verdict, which says in what they differ."""
+    monkeypatch.chdir(tmp_path)
+    warm = f"{ECHO} evaluate.temperature=0.7 tasks.addition.fewshot_separator=x"
+    assert dispatch(["race", ECHO, warm, "--tasks", "addition", "--out", "race", "evaluate.limit=4"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "B evaluate.temperature: null -> 0.7" in shown
+    assert "score the same in each of 4 questions" in shown
+    assert "did not measure the same" not in shown
+    found = json.loads(Path("race/comparison.json").read_text())
+    assert [line.partition(":")[0] for line in found["subject"]["B"]] == [
+        "tasks.addition.settings.fewshot_separator",
+        "evaluate.temperature",
+    ]
+    assert "the same model and settings" not in Path("race/comparison.html").read_text()
 
 
 def test_an_interrupted_race_says_in_one_line_how_it_goes_on(tmp_path, monkeypatch, capsys):

@@ -101,6 +101,14 @@ def test_a_server_without_a_valid_certificate_is_not_measured(
     [
         (["http://127.0.0.1:1/v1", "nowhere"], "check: nowhere: expected the URL of a running server"),
         (["http://127.0.0.1:1", "http://127.0.0.1:1"], "check: http://127.0.0.1:1 is given twice"),
+        (
+            ["http://127.0.0.1:1", "http://127.0.0.1:2", "--out", "x", "hydra.run.dir=y"],
+            "check: hydra.run.dir=y contradicts --out",
+        ),
+        (
+            ["http://127.0.0.1:1", "http://127.0.0.1:2", "load.test=false"],
+            "check: load.test=false contradicts the comparison of several",
+        ),
         (["http://127.0.0.1:1", "http://127.0.0.1:2"], "backend.url=http://127.0.0.1:1/v1: no server answers there"),
     ],
 )

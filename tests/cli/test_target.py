@@ -64,6 +64,64 @@ def test_a_mistake_is_one_line(words: list[str], line: str, tmp_path: Path) -> N
     assert done.stderr.splitlines()[-1].startswith(f"launcher: {line}")
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["eval", "tiny", "mode=serve", "--plan"], "eval: mode=serve contradicts --plan"),
+        (["eval", "tiny", "--plan", "mode=run"], "eval: mode=run contradicts --plan"),
+        (["serve", "tiny", "--plan", "mode=run", "tasks=[addition]"], "serve: mode=run contradicts --plan"),
+        (["serve", "mode=serve", "tiny", "--plan"], "serve: mode=serve contradicts --plan"),
+        (["check", "tiny", "--plan", "+mode=validate"], "check: +mode=validate contradicts --plan"),
+        (["convert", "tiny", "x", "mode=convert", "--plan"], "convert: mode=convert contradicts --plan"),
+        (["score", "run", "--plan", "mode=score"], "score: mode=score: expected no mode, or mode=plan"),
+        (["eval", "tiny", "mode=serve"], "eval: mode=serve contradicts the command, which is mode=run"),
+        (["eval", "tiny", "--tasks", "addition", "tasks=[capitals]"], "eval: tasks=[capitals] contradicts --tasks"),
+        (["eval", "tasks=[capitals]", "tiny", "--tasks", "addition"], "eval: tasks=[capitals] contradicts --tasks"),
+        (["eval", "tiny", "-m", "--tasks", "a", "tasks=[b],[c]"], "eval: tasks=[b],[c] contradicts --tasks"),
+        (["eval", "tiny", "model=none"], "eval: model=none contradicts the target tiny"),
+        (["eval", "/ckpt", "model.path=/other"], "eval: model.path=/other contradicts the target /ckpt"),
+        (["eval", "http://a", "backend.url=http://b/v1"], "eval: backend.url=http://b/v1 contradicts the target http"),
+        (["eval", "tiny", "--out", "a", "hydra.run.dir=b"], "eval: hydra.run.dir=b contradicts --out"),
+        (["eval", "tiny", "-m", "--out", "a", "hydra.sweep.dir=b"], "eval: hydra.sweep.dir=b contradicts --out"),
+        (["eval", "tiny", "--out", "a", "resume=b"], "eval: resume=b contradicts --out"),
+        (["eval", "tiny", "--out", "a", "--out", "b"], "eval: --out is given twice, with a and b"),
+        (["score", "run", "run=other"], "score: run=other contradicts RUN"),
+        (["convert", "tiny", "x", "convert.path=y"], "convert: convert.path=y contradicts FOLDER"),
+        (["score", "run", "--out", "x", "hydra.run.dir=y"], "score: hydra.run.dir=y contradicts --out"),
+        (["eval", "tiny", "--tasks", ","], "--tasks ,: there is no name in it"),
+        (["check", "tiny", "--tasks", "[]"], "--tasks []: there is no name in it"),
+    ],
+)
+def test_a_setting_that_contradicts_a_command_is_refused(words, line, capsys) -> None:
+    """Hydra would let one of the two win without a word."""
+    assert commands.run(words[0], words[1:]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"launcher: {line}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "tiny", "mode=plan", "--plan", "model=tiny"],
+        ["eval", "tiny", "mode=run", "--tasks", "addition", "tasks=addition"],
+        ["eval", "tiny", "-m", "--tasks", "addition", "tasks=[addition],[capitals]", "model=tiny,none"],
+        ["eval", "http://a", "backend.url='http://a/v1'", "--out", "x", "hydra.run.dir=x/"],
+        ["serve", "tiny", "mode=plan"],
+        ["convert", "tiny", "x", "mode=plan", "convert.path=x"],
+        ["score", "run", "--plan", "mode=plan"],
+    ],
+)
+def test_a_setting_that_says_the_same_is_no_contradiction(words) -> None:
+    assert isinstance(commands.run(words[0], words[1:]), list)
+
+
+def test_check_leaves_the_load_test_out_when_told_so() -> None:
+    assert commands.run("check", ["tiny", "load.test=false"]) == [
+        *("mode=validate", "model=tiny", "tasks=[]", "load.test=false")
+    ]
+
+
 def test_a_command_runs_what_it_stands_for(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     words = ["eval", "none", "--tasks", "addition", "engine=echo", "evaluate.limit=2", f"hydra.run.dir={folder}"]

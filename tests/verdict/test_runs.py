@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from launcher.core.errors import UserError
 from launcher.core.types import Status
 from launcher.report.compare import Answers
-from launcher.verdict import collect, runs
+from launcher.verdict import collect, runs, terminal
 from tests.report.report_records import add_point, record
 from tests.verdict.run_folders import answered, run_folder
 
@@ -47,6 +48,15 @@ def test_another_model_is_the_subject_and_no_obstacle(tmp_path: Path) -> None:
 def test_what_makes_scores_incomparable_is_named(tmp_path: Path, change: dict, line: str) -> None:
     a, b = pair(tmp_path, {"tasks": {"addition": SETTINGS}}, {"tasks": {"addition": SETTINGS}, **change})
     assert runs.measured_otherwise(a, b) == [line]
+
+
+def test_other_settings_are_said_in_place_of_the_same_model_and_settings(tmp_path: Path) -> None:
+    a, b = pair(tmp_path, {"evaluate": {"temperature": 0.0}}, {"evaluate": {"temperature": 1.0}})
+    found = collect.collect([a, b], force=True)
+    assert found["subject"] == {"B": ["evaluate.temperature: 0.0 -> 1.0"]}
+    console = Console(record=True, width=200)
+    terminal.show(found, console)
+    assert "the same model and settings" not in console.export_text()
 
 
 def test_answers_that_were_scored_again_can_be_compared(tmp_path: Path) -> None:

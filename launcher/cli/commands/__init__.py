@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import textwrap
-from argparse import Action, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -212,8 +212,23 @@ def parser(name: str) -> ArgumentParser:
     )
 
 
+class _Once(Action):
+    """Stores a value, and refuses an option that is given twice with two values: one of them would be lost."""
+
+    def __call__(self, parser: ArgumentParser, given: Namespace, value: Any, option: str | None = None) -> None:
+        before = getattr(given, self.dest, self.default)
+        if option is not None and before not in (self.default, value):
+            parser.error(f"{option} is given twice, with {shown(str(before))} and {shown(str(value))}; give it once")
+        setattr(given, self.dest, value)
+
+
 class _Parser(ArgumentParser):
     """A parser whose errors are one line."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        for name in (None, "store"):
+            self.register("action", name, _Once)
 
     def add_argument(self, *names: Any, **how: Any) -> Action:
         """Add an argument; one that may be left out is not among those that an error calls required."""

@@ -19,4 +19,5 @@ def launched(arguments: Sequence[str], launch: Launch | None) -> int | list[str]
     if len(targets) > 1:
         assert launch is not None, "the program's entry gives it"
         return side_by_side.check(targets, rest, launch)
-    return [*settings("check", "validate", arguments, tasks=""), "load.test=true"]
+    asked = settings("check", "validate", arguments, tasks="")
+    return asked if any(word.lstrip("+").startswith("load.test=") for word in asked) else [*asked, "load.test=true"]

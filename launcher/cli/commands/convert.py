@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from launcher.cli.commands import parser
+from launcher.cli.commands import contradictions, parser
 from launcher.cli.options import options_of
 from launcher.settings.overrides import quote_if_needed
 
@@ -19,5 +19,8 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     given = asked.parse_intermixed_args(list(arguments))
     known = given.path in options_of("model")
     model = [f"model={given.path}"] if known else ["model=checkpoint", f"model.path={quote_if_needed(given.path)}"]
-    mode = "plan" if given.plan else "convert"
-    return [f"mode={mode}", *model, f"convert.path={quote_if_needed(given.folder)}", *given.overrides]
+    mode = contradictions.of_mode("convert", plan=given.plan)
+    folder = f"convert.path={quote_if_needed(given.folder)}"
+    told = [mode, *(("PATH", setting) for setting in model), ("FOLDER", folder)]
+    contradictions.refuse("convert", told, given.overrides)
+    return [mode[1], *model, folder, *given.overrides]

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.cli.commands import parser
+from launcher.cli.commands import contradictions, parser
 from launcher.cli.commands.target import names, of_target
+from launcher.core.credentials import shown
 from launcher.core.errors import UserError
-from launcher.core.files import read_json
+from launcher.core.files import is_there, read_json
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import expanded
 
@@ -47,6 +48,12 @@ def _parsed(arguments: Sequence[str]) -> Namespace:
         raise UserError("race: two models are needed: launcher race A B, or launcher race --resume FOLDER")
     if given.resume is not None and given.a is not None:
         raise UserError(f"race: {given.a}: with --resume, the models are those of the race's folder; leave it out")
+    for option in ("tasks", "out", "config_dir") if given.resume is not None else ():
+        if getattr(given, option) is not None:
+            name = f"--{option.replace('_', '-')}"
+            raise UserError(f"race: {name}: with --resume, all is as the race began; leave {name} out")
+    if "" in (given.tasks, str(given.out or "-"), given.config_dir):
+        raise UserError("race: an option has an empty value; leave it out for the default")
     return given
 
 
@@ -54,20 +61,28 @@ def _words(given: Namespace) -> list[list[str]]:
     """Return the settings of each model."""
     listed = [f"tasks=[{names(given.tasks)}]"] if given.tasks is not None else []
     flags = ["--config-dir", str(expanded(given.config_dir).absolute())] if given.config_dir else []
-    return [[*flags, *_of(target), *listed, *given.overrides] for target in (given.a, given.b)]
+    told = [("--tasks", setting) for setting in listed]
+    sides = [(f"{label}, {shown(target)}", _of(target)) for label, target in (("A", given.a), ("B", given.b))]
+    for label, own in sides:
+        _check_folders([*own, *given.overrides])
+        contradictions.refuse("race", [*told, *((label, setting) for setting in own)], given.overrides)
+        contradictions.refuse("race", told, own)
+    return [[*flags, *own, *listed, *given.overrides] for _, own in sides]
+
+
+def _check_folders(words: Sequence[str]) -> None:
+    """Raise `UserError` for a setting that names a folder, of which a race has its own."""
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        if key in ("resume", "run"):
+            raise UserError(f"race: {word}: a race is continued by launcher race --resume FOLDER; leave {key}= out")
+        if key in contradictions.FOLDERS:
+            raise UserError(f"race: {word}: both runs are written below --out FOLDER; leave {key}= out")
 
 
 def _of(target: str) -> list[str]:
-    is_settings = SETTINGS.match(target) and not _exists(target)
+    is_settings = SETTINGS.match(target) and not is_there(target)
     return shlex.split(target) if is_settings else of_target("race", target)
-
-
-def _exists(path: str) -> bool:
-    """Tell whether there is a file or folder; a text that is too long names none."""
-    try:
-        return Path(path).exists()
-    except OSError:
-        return False
 
 
 def _new_folder() -> Path:

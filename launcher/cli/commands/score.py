@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from launcher.cli.commands import parser
+from launcher.cli.commands import contradictions, parser
 from launcher.cli.commands.target import out
 from launcher.core.errors import UserError
 
@@ -19,8 +19,10 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     given = asked.parse_intermixed_args(list(arguments))
     if not given.run:
         raise UserError("score: RUN is empty")
-    modes = [override for override in given.overrides if override.startswith("mode=")]
-    if modes and modes != ["mode=plan"]:
-        raise UserError(f"score: {modes[0]}: expected no mode, or mode=plan to see what would be scored")
-    mode = [] if modes else ["mode=plan" if given.plan else "mode=score"]
-    return [*mode, f"run={given.run}", *given.overrides, *out(given.out)]
+    if other := next((each for each in given.overrides if each.startswith("mode=") and each != "mode=plan"), None):
+        raise UserError(f"score: {other}: expected no mode, or mode=plan to see what would be scored")
+    told = [("RUN", f"run={given.run}"), *contradictions.of_out(given.out)]
+    contradictions.refuse("score", told, given.overrides)
+    is_plan = given.plan or "mode=plan" in given.overrides
+    rest = [override for override in given.overrides if override != "mode=plan"]
+    return [f"mode={'plan' if is_plan else 'score'}", f"run={given.run}", *rest, *out(given.out)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from launcher.cli.commands import Launch
+from launcher.cli.commands import Launch, contradictions
 from launcher.cli.commands.target import URL, settings
 from launcher.core import files
 from launcher.core.console import printable, to_stderr
@@ -86,6 +86,8 @@ def _root(rest: Sequence[str]) -> tuple[Path, list[str]]:
     out, others = asked.parse_known_args(list(rest))
     if {"--plan", "mode=plan"} & set(others):
         raise UserError("check: --plan: expected one target")
+    contradictions.refuse("check", contradictions.of_out(out.out), others)
+    contradictions.refuse("check", [("the comparison of several, which measures them", "load.test=true")], others)
     given = [word.removeprefix(FOLDER) for word in others if word.startswith(FOLDER)]
     folder = out.out or (given[-1].strip("'\"") if given else datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S-%f"))
     return Path(folder), others

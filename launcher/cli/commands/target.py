@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from launcher.cli.commands import parser
+from launcher.cli.commands import contradictions, parser
 from launcher.cli.options import options_of
+from launcher.core.credentials import shown
 from launcher.core.errors import UserError
 from launcher.core.files import is_there
 from launcher.core.run_folder import RunFolder
@@ -45,8 +46,11 @@ def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | 
     flags = ["--config-dir", given.config_dir] if given.config_dir else []
     flags += ["--multirun"] if given.multirun else []
     target, overrides = _parted(command, [given.target, *given.overrides])
-    words = [f"mode={'plan' if given.plan else mode}", *of_target(command, target), *listed, *overrides]
-    return [*flags, *words, *out(given.out, swept=given.multirun)]
+    model, chosen_mode = of_target(command, target), contradictions.of_mode(mode, plan=given.plan)
+    told = [chosen_mode, *((f"the target {shown(target)}", setting) for setting in model)]
+    told += [("--tasks", setting) for setting in listed if given.tasks is not None]
+    contradictions.refuse(command, [*told, *contradictions.of_out(given.out)], overrides, swept=given.multirun)
+    return [*flags, chosen_mode[1], *model, *listed, *overrides, *out(given.out, swept=given.multirun)]
 
 
 def _parted(command: str, words: Sequence[str]) -> tuple[str, list[str]]:
@@ -62,10 +66,16 @@ def _parted(command: str, words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def names(listed: str) -> str:
-    """Return names that commas separate, without what stands around them. Raises `UserError` for other separators."""
+    """Return names that commas separate, without what stands around them.
+
+    Raises `UserError` for other separators, and where no name is left.
+    """
     if separators := set(listed) & set(";|&"):
         raise UserError(f"--tasks {listed}: commas separate the names, and not {' '.join(sorted(separators))}")
-    return ",".join(filter(None, (name.strip() for name in listed.strip().strip("[]").split(","))))
+    found = ",".join(filter(None, (name.strip() for name in listed.strip().strip("[]").split(","))))
+    if listed and not found:
+        raise UserError(f"--tasks {listed}: there is no name in it; leave the option out for the default")
+    return found
 
 
 def out(folder: str | None, *, swept: bool = False) -> list[str]:
@@ -84,7 +94,7 @@ def of_target(command: str, target: str) -> list[str]:
     if URL.match(target):
         url = target if urlsplit(target).path.strip("/") else f"{target.rstrip('/')}/v1"
         return ["backend=external", f"backend.url={quote_if_needed(url)}"]
-    if ADDRESS.fullmatch(target) and not Path(target).exists():
+    if ADDRESS.fullmatch(target) and not is_there(target):
         raise UserError(f"{command}: {target}: no such file or folder; a server's URL begins with http://{target}")
     if (Path(target) / str(RunFolder.journal)).is_file():
         raise UserError(
