@@ -75,10 +75,10 @@ def test_mistakes_end_in_one_line_before_anything_is_served(tmp_path, monkeypatc
 def test_what_the_sides_differ_in_is_what_is_compared(tmp_path, monkeypatch, capsys):
     """Two settings of one model race to a verdict, which says in what they differ."""
     monkeypatch.chdir(tmp_path)
-    warm = f"{ECHO} evaluate.temperature=0.7 tasks.addition.fewshot_separator=x"
+    warm = f"{ECHO} evaluate.temperature=0 tasks.addition.fewshot_separator=x"
     assert dispatch(["race", ECHO, warm, "--tasks", "addition", "--out", "race", "evaluate.limit=4"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "B evaluate.temperature: null -> 0.7" in shown
+    assert "B evaluate.temperature: null -> 0.0" in shown
     assert "score the same in each of 4 questions" in shown
     assert "did not measure the same" not in shown
     found = json.loads(Path("race/comparison.json").read_text())
