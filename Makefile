@@ -39,6 +39,7 @@ vllm: ## install vLLM's build for CPUs in VLLM_ENV=build/vllm (3.5 GB), and run 
 	@VLLM=$(abspath $(VLLM_ENV))/bin/vllm HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=25 -m vllm $(ARGS)
 
 gpu: ## on a machine with a GPU: a run with optimizations=gpu, the tests marked gpu, benchmarks/gpu.py (ARGS="run tests bench")
+	@$(PYTHON) .ci/gpu.py --find
 	@$(PYTHON) install.py all dev docs
 	@$(BIN)/python .ci/gpu.py $(ARGS)
 

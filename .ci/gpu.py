@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [part.name for part in parts(False)]
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to run: {', '.join(names)}; all by default")
+    parser.add_argument("--find", action="store_true", help="only look for a GPU, before anything is installed")
     parser.add_argument("--rehearse", action="store_true", help="run the parts on a CPU, to see that they start")
     options = parser.parse_args()
     if unknown := [name for name in options.parts if name not in names]:
@@ -92,6 +93,8 @@ def main() -> None:
     found = gpus()
     if not found and not options.rehearse:
         sys.exit(NO_GPU)
+    if options.find:
+        return
     seen = torch()
     if not options.rehearse and seen.endswith("sees 0 GPUs"):  # the tests would be skipped, and the run take the CPU
         sys.exit(f"gpu: {seen}, but nvidia-smi finds {found}; install a torch for the CUDA of its driver")

@@ -154,6 +154,14 @@ def test_nothing_is_proved_without_a_gpu() -> None:
     assert done.stderr.startswith("gpu: nvidia-smi finds no NVIDIA GPU here; nothing was run")
 
 
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this host may have a GPU")
+def test_nothing_is_installed_without_a_gpu() -> None:
+    done = subprocess.run(["make", "gpu"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "== " not in done.stdout  # what install.py says begins so
+    assert done.stderr.startswith("gpu: nvidia-smi finds no NVIDIA GPU here")
+
+
 def test_a_part_of_the_proof_is_one_that_there_is() -> None:
     done = proof("bnech")
     assert done.returncode == 2

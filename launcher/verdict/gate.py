@@ -122,19 +122,23 @@ def _is_named(task: str, rule: Rule) -> bool:
 
 def _in_categories(rule: Rule, run: Run, baseline: Run | None, policy: Policy) -> Iterator[Finding]:
     """Hold each category that a rule names against its bound."""
-    found = [
+    named = [
         (task, category, metric, entry)
         for task, whole in run.results["tasks"].items()
         if _is_named(task, rule)
         for category, each in (whole.get("categories") or {}).items()
-        if fnmatchcase(category, rule.category or "")
+        if category == rule.category or fnmatchcase(category, rule.category or "")
         for metric, entry in each["metrics"].items()
-        if fnmatchcase(metric, rule.metric)
     ]
-    if not found:
+    found = [each for each in named if fnmatchcase(each[2], rule.metric)]
+    if named and not found:
+        metrics = list(dict.fromkeys(metric for _, _, metric, _ in named))
+        yield Finding(str(rule), Outcome.inconclusive, f"the category has no such metric; it has {_some(metrics)}")
+    elif not found:
+        every = run.results["tasks"].items()
         known = [
             f"{formatting.task_name(task)} {category}"
-            for task, whole in run.results["tasks"].items()
+            for task, whole in [each for each in every if _is_named(each[0], rule)] or every
             for category in whole.get("categories") or {}
         ]
         yield Finding(str(rule), Outcome.inconclusive, f"the run has no such category; it has {_some(known)}")

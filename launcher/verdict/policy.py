@@ -118,9 +118,13 @@ def _rules(tasks: Mapping[str, Json], path: Path) -> Iterable[Rule]:
 def _of_metrics(metrics: Mapping[str, Json], place: str, task: str, category: str | None = None) -> Iterable[Rule]:
     for metric, bounds in metrics.items():
         where = f"{place}.{metric}"
-        for name, limit in _object(bounds, where, [bound.value for bound in Bound]).items():
+        given = _object(bounds, where, [bound.value for bound in Bound])
+        for name, limit in given.items():
             least = 0.0 if name == Bound.no_worse_by.value else -math.inf
             yield Rule(task, metric, Bound(name), _number(limit, f"{where}.{name}", least, math.inf), category)
+        lowest, highest = given.get(Bound.at_least.value, -math.inf), given.get(Bound.at_most.value, math.inf)
+        if lowest > highest:
+            raise UserError(f"{where}: at_least {lowest:g} is above at_most {highest:g}; no value is in between")
 
 
 def _object(value: Json, where: str, keys: Sequence[str] = ()) -> dict[str, Json]:

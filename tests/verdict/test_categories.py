@@ -113,9 +113,23 @@ def test_a_policy_bounds_a_category(
         assert "no such category; it has addition art, addition bio, addition chem" in named[0].detail
 
 
+def test_a_metric_that_a_category_lacks_is_named_beside_those_that_it_has(tmp_path: Path) -> None:
+    (finding,) = [
+        each
+        for each in decided(tmp_path, {"categories": {"bio": {"acc": {"at_least": 0.5}}}})
+        if each.name.startswith("addition ")
+    ]
+    assert finding.outcome is gate.Outcome.inconclusive
+    assert finding.detail == "the category has no such metric; it has exact_match"
+
+
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
+        (
+            {"categories": {"bio": {"exact_match": {"at_least": 0.9, "at_most": 0.1}}}},
+            r"tasks\.addition\.categories\.bio\.exact_match: at_least 0\.9 is above at_most 0\.1",
+        ),
         ({"categories": {}}, r"tasks\.addition\.categories: \{\}, expected keys"),
         ({"categories": {"bio": {}}}, r"tasks\.addition\.categories\.bio: \{\}, expected keys"),
         ({"categories": {"bio": 0.5}}, r"categories\.bio: 0\.5, expected keys"),

@@ -29,7 +29,7 @@ FILES = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "qu
 UNUSED = ("input_scale", "input_global_scale", "k_scale", "v_scale")
 """Scales of a layer's inputs and of the cache, which stay in full precision here."""
 
-SERVERS = "backend=vllm or backend=sglang serves it as it is"
+SERVERS = "backend=vllm or backend=sglang may serve it as it is"
 
 
 def settings(folder: Path, values: Mapping[str, Json], bounds: Bounds) -> Settings:
