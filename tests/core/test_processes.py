@@ -50,7 +50,7 @@ def test_a_zombie_does_not_run(leader: subprocess.Popen[str]) -> None:
     processes.kill_with_children(leader.pid)
     assert wait_for(lambda: not processes.is_running(leader.pid), 10)
     assert processes.find(leader.pid) is not None
-    assert not processes.in_session(leader.pid)
+    assert wait_for(lambda: not processes.in_session(leader.pid), 10)
 
 
 @pytest.mark.parametrize("name", ["program", "with space) S 1 (", "ends\n"])
