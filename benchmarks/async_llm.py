@@ -24,10 +24,11 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil
@@ -155,16 +156,20 @@ def _line(process: subprocess.Popen[str]) -> str:
     sys.exit("AsyncLLM ended")
 
 
+def _python(program: str) -> str:
+    """Return the Python that a program of an environment runs with."""
+    return Path(program).read_text().splitlines()[0].removeprefix("#!").strip()
+
+
 @contextmanager
-def direct(program: str, checkpoint: str, dtype: str, log: Path) -> Iterator[Direct]:
-    """Start AsyncLLM with the flags that `backend=vllm` gives the server."""
-    first = Path(program).read_text().splitlines()[0]
-    arguments = {"dtype": TORCH[dtype], "enforce_eager": True, "kv_cache_memory_bytes": 1 << 30, "max_logprobs": 20}
-    arguments |= {"generation_config": "vllm"}
+def direct(python: str, checkpoint: str, arguments: Mapping[str, Any], log: Path | None = None) -> Iterator[Direct]:
+    """Start AsyncLLM with these engine arguments, in the environment of ``python``; it prints into ``log``."""
     bare = str(Path(__file__).with_name("bare_async_llm.py"))
-    command = [first.removeprefix("#!").strip(), bare, checkpoint, json.dumps(arguments)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with log.open("w") as err, subprocess.Popen(command, text=True, stderr=err, **pipes) as process:  # type: ignore[call-overload]
+    command = [python, bare, checkpoint, json.dumps(arguments)]
+    with (
+        log.open("w") if log else nullcontext() as err,
+        subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err) as process,
+    ):
         try:
             _line(process)
             yield Direct(process.pid, process)
@@ -172,6 +177,12 @@ def direct(program: str, checkpoint: str, dtype: str, log: Path) -> Iterator[Dir
             tree = psutil.Process(process.pid)
             for each in (*tree.children(recursive=True), tree):
                 each.kill()
+
+
+def like_served(dtype: str) -> dict[str, Any]:
+    """Return the engine arguments for the flags that `backend=vllm` gives the server."""
+    limits = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30, "max_logprobs": 20}
+    return {"dtype": TORCH[dtype], "generation_config": "vllm", **limits}
 
 
 @contextmanager
@@ -252,7 +263,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         server, proxy, checkpoint = stack.enter_context(served(program, given.model, given.dtype, folder))
-        bare = stack.enter_context(direct(program, checkpoint, given.dtype, folder / "direct.log"))
+        bare = stack.enter_context(
+            direct(_python(program), checkpoint, like_served(given.dtype), folder / "direct.log")
+        )
         sides: dict[str, Side] = {"direct": bare, "server": server, "proxy": proxy}
         print(f"{given.model}, {given.dtype}, {given.rounds} rounds")
         show(take_turns(sides, given.rounds, given.in_flight, given.model))

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,34 +161,18 @@ def transformers_side(measured: Measured) -> Side:
 
 @contextmanager
 def vllm_side(measured: Measured, python: str) -> Iterator[Side]:
-    """Start vLLM's own engine in its environment, by `bare_async_llm.py`."""
+    """Start vLLM's own engine in its environment."""
+    from async_llm import Burst, direct
+
     arguments: dict[str, Any] = {"max_model_len": CONTEXT, "max_num_seqs": BATCH, "enable_prefix_caching": False}
     arguments |= {"skip_tokenizer_init": True, "generation_config": "vllm"} | VLLM[measured.device]
-    command = [python, str(Path(__file__).with_name("bare_async_llm.py")), str(measured.folder), json.dumps(arguments)]
-    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            _answer(process)
-            yield lambda work: _run_vllm(process, work)
-        finally:
-            process.kill()
+    with direct(python, str(measured.folder), arguments) as vllm:
 
+        def run(work: Sequence[Work]) -> Outcome:
+            burst = Burst(len(work), stream=False, score=False, requests=[(w.prompt, w.output) for w in work])
+            return Outcome(sum(w.output for w in work), vllm.run(burst), cpu=0.0)
 
-def _run_vllm(process: subprocess.Popen[str], work: Sequence[Work]) -> Outcome:
-    assert process.stdin is not None
-    requests = [(list(w.prompt), w.output) for w in work]
-    burst = {"in_flight": len(work), "stream": False, "score": False, "requests": requests}
-    process.stdin.write(json.dumps(burst) + "\n")
-    process.stdin.flush()
-    return Outcome(sum(w.output for w in work), float(_answer(process)), cpu=0.0)
-
-
-def _answer(process: subprocess.Popen[str]) -> str:
-    """Return the next line that is an answer, among what vLLM prints."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip() == "up" or line[:1].isdigit():
-            return line
-    sys.exit("vllm: it ended; its last lines above say why")
+        yield run
 
 
 def compare(sides: Mapping[str, Callable[[], Outcome]], repeats: int) -> None:
