@@ -9,7 +9,7 @@ from launcher.api.detokenizer import CallReader
 from launcher.api.request_schema import ChatRequest, Function, NamedTool
 from launcher.api.tool_calls import grammar
 from launcher.api.tool_calls.base import ToolCallFormat
-from launcher.api.tool_calls.formats import format_of
+from launcher.api.tool_calls.formats import FORMATS, format_of
 from launcher.api.tool_calls.reading import ForcedReader, Reader
 from launcher.asgi.errors import invalid, quoted
 from launcher.core.tokenizer import Tokenizer
@@ -18,7 +18,7 @@ from launcher.engines.base import AsyncEngine
 
 NO_TOOLS = "no_tools"
 """The code of an error about a model that does not know tools, or whose calls cannot be read."""
-KNOWN = "hermes, llama3_json, mistral or pythonic"
+KNOWN = " or ".join([", ".join(form.name for form in FORMATS[:-1]), FORMATS[-1].name])
 
 
 @dataclass(frozen=True)
