@@ -74,6 +74,9 @@ class Adapter(ABC):
     copies: ClassVar[bool] = False
     """Whether it changes nothing in place. What it gives back as the same object may then pass as the bytes it was."""
 
+    sees_all: ClassVar[bool] = False
+    """Whether it is wrong where it sees only some of the requests, as in one of several workers of a proxy."""
+
     needs_task: ClassVar[bool] = True
     """Whether it needs a task of asyncio, as `asyncio.timeout` and `asyncio.TaskGroup` do. A proxy saves tasks."""
 
@@ -103,6 +106,10 @@ class Adapter(ABC):
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables whose secrets it needs, each by the key that names it."""
+        return {}
+
+    def files(self) -> Mapping[str, str]:
+        """Return the names of what it writes in the run folder, each with the key that sets it, or its own one."""
         return {}
 
     @asynccontextmanager

@@ -21,7 +21,7 @@ from launcher.core.console import to_stderr
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.files import append
 from launcher.core.ranges import Positive
-from launcher.core.responses import check_stream, checked
+from launcher.core.responses import check_stream, checked, expected
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import PROXIED, Handler, Json, Request, Response, expanded
 from launcher.core.units import GIB
@@ -30,6 +30,8 @@ from launcher.settings.component import component
 WORKER = re.compile(r"worker-\d+")
 """The folder of one of several processes of a proxy, which do not know of each other's requests."""
 COUNTED = ("from_folder", "asked")
+SESSIONS = "caching.sessions"
+"""Has a byte for each process that has begun to tell requests apart."""
 
 
 @component("adapters/caching")
@@ -78,6 +80,9 @@ class Caching(Adapter):
         self._place = ""
         self._folder = Path()
         self.counts: Counter[str] = Counter()
+
+    def files(self) -> dict[str, str]:
+        return dict.fromkeys((RunFolder.counted("caching"), SESSIONS), "adapters.caching")
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
@@ -133,7 +138,7 @@ class Caching(Adapter):
         if response.status != 200:
             return response
         if response.events is not None:
-            return replace(response, events=_copied(response.events, store, digest))
+            return replace(response, events=_copied(response.events, store, digest, expected(request)))
         response = checked(request, response)
         if response.fault is None:
             store.write(digest, response, None)
@@ -143,24 +148,24 @@ class Caching(Adapter):
 def _new_place(folder: Path) -> str:
     """Return what tells the requests of a process from those of other workers, and of earlier ones that have died."""
     worker = folder.name if WORKER.fullmatch(folder.name) else ""
-    with append(RunFolder(folder).counts("caching").with_suffix(".sessions")) as file:
+    with append(folder / SESSIONS) as file:
         file.write(b".")
         return f"{worker}/{file.tell()}"
 
 
-async def _copied(events: AsyncIterator[Json], store: ResponseStore, digest: bytes) -> AsyncIterator[Json]:
+async def _copied(events: AsyncIterator[Json], store: ResponseStore, digest: bytes, number: int) -> AsyncIterator[Json]:
     """Pass a stream on, and store it once it is complete."""
     seen: list[Json] = []
     async with closing(events):
         async for event in events:
             seen.append(event)
             yield event
-    if check_stream(seen) is None and _is_complete(seen):
+    if check_stream(seen) is None and _is_complete(seen, number):
         store.write(digest, Response(200), seen)
 
 
-def _is_complete(events: Sequence[Mapping[str, Json]]) -> bool:
-    """Tell whether a stream has choices, and each of them has ended."""
+def _is_complete(events: Sequence[Mapping[str, Json]], number: int) -> bool:
+    """Tell whether a stream has as many choices as its request asks for, and no other, and each has ended."""
     choices = [choice for event in events for choice in event["choices"]]
     ended = {choice["index"] for choice in choices if choice.get("finish_reason") is not None}
-    return bool(choices) and ended == {choice["index"] for choice in choices}
+    return ended == {choice["index"] for choice in choices} == set(range(number))

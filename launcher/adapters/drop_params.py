@@ -65,6 +65,9 @@ class DropParams(Edit):
             body = changed
         return body, dropped
 
+    def files(self) -> dict[str, str]:
+        return {RunFolder.counted("drop_params"): "adapters.drop_params"}
+
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
         with counting(RunFolder(folder).counts("drop_params"), self.counts, self.names):

@@ -49,6 +49,9 @@ class FinishReason(Edit):
         body = {**response.body, "choices": [{**choice, "finish_reason": "length"}]}
         return response.with_body(body)
 
+    def files(self) -> dict[str, str]:
+        return {RunFolder.counted("finish_reason"): "adapters.finish_reason"}
+
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
         with counting(RunFolder(folder).counts("finish_reason"), self.counts, COUNTED):

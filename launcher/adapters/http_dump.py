@@ -49,6 +49,9 @@ class HttpDump(Adapter):
         self._folder: Path | None = None
         self._count = 0
 
+    def files(self) -> dict[str, str]:
+        return {self.folder: "adapters.http_dump.folder"}
+
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         if self._folder is None:
             raise AdapterError("http_dump: called outside of a run, there is no folder to write to")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from launcher.adapters.base import Adapter
 from launcher.core.errors import StorageError, UserError
 from launcher.core.files import append
 from launcher.core.redaction import redact
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 
 SECRET = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
@@ -23,6 +25,18 @@ def check_file(file: str, key: str) -> None:
     """Raise `UserError`, which names the setting, unless ``file`` is the name of a file without a folder."""
     if not file or Path(file).name != file:
         raise UserError(f"{key} is '{file}'; a file name without a folder is needed")
+
+
+def check_files(adapters: Iterable[Adapter], prefix: str) -> None:
+    """Refuse adapters that write to a file of the run, or two to one file. Raises `UserError`, with full keys."""
+    writers: dict[str, str] = {}
+    items = [item for adapter in adapters for item in adapter.files().items()]
+    for name, key in sorted(items, key=lambda item: item[1].count(".")):  # first those without a key to change
+        if name in RunFolder.own_names():
+            raise UserError(f"{prefix}{key} is '{name}', which the run writes itself; give it another name")
+        if name in writers:
+            raise UserError(f"{prefix}{key} is '{name}', which {prefix}{writers[name]} writes; give it another name")
+        writers[name] = key
 
 
 def redacted(headers: Mapping[str, str]) -> dict[str, str]:

@@ -62,6 +62,9 @@ class Progress(Adapter):
     def variables(self) -> dict[str, str]:
         return {"adapters.progress.token_env": self.token_env} if self.token_env else {}
 
+    def files(self) -> dict[str, str]:
+        return {self.file: "adapters.progress.file"}
+
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         self._counts["requests"] += 1
         self._counts["in_flight"] += 1

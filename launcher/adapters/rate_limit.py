@@ -32,6 +32,7 @@ class RateLimit(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    sees_all: ClassVar[bool] = True
     needs_task = False
     rewrites = Part.none
 

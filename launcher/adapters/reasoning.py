@@ -87,6 +87,9 @@ class Reasoning(Edit):
         made = [self._choice(choice) for choice in choices]
         return response if all(map(is_, made, choices)) else response.with_body({**found, "choices": made})
 
+    def files(self) -> dict[str, str]:
+        return {RunFolder.counted("reasoning"): "adapters.reasoning"}
+
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
         with counting(RunFolder(folder).counts("reasoning"), self.counts, COUNTED):

@@ -7,7 +7,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from launcher.adapters.base import Adapter, Part
 from launcher.adapters.messages import REASONING, is_chat, messages_of
@@ -30,6 +30,7 @@ class ReasoningReplay(Adapter):
     Example: ``python launch.py 'adapters=[retry,reasoning_replay,reasoning]'``
     """
 
+    sees_all: ClassVar[bool] = True
     needs_task = False
     reads = Part.request | Part.answer
     rewrites = Part.request

@@ -44,6 +44,9 @@ class RequestLog(Adapter):
         self._writer: LineWriter | None = None
         self._count = 0
 
+    def files(self) -> dict[str, str]:
+        return {self.file: "adapters.request_log.file"}
+
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         if self._writer is None:
             raise AdapterError("request_log: called outside of a run, there is no file to write to")

@@ -45,6 +45,9 @@ class ResponseLog(Adapter):
         self._writer: LineWriter | None = None
         self._count = 0
 
+    def files(self) -> dict[str, str]:
+        return {self.file: "adapters.response_log.file"}
+
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         if self._writer is None:
             raise AdapterError("response_log: called outside of a run, there is no file to write to")

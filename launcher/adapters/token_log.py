@@ -42,6 +42,9 @@ class TokenLog(Adapter):
         check_file(self.file, "adapters.token_log.file")
         self._writer: LineWriter | None = None
 
+    def files(self) -> dict[str, str]:
+        return {self.file: "adapters.token_log.file"}
+
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         if self._writer is None:
             raise AdapterError("token_log: called outside of a run, there is no file to write to")

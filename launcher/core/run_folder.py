@@ -177,7 +177,17 @@ class RunFolder:
 
     def counts(self, adapter: str) -> Path:
         """Return the file with the counts of an adapter."""
-        return self.path / f"{adapter}.json"
+        return self.path / self.counted(adapter)
+
+    @staticmethod
+    def counted(adapter: str) -> str:
+        """Return the name of the file with the counts of an adapter."""
+        return f"{adapter}.json"
+
+    @classmethod
+    def own_names(cls) -> frozenset[str]:
+        """Return the names in the folder that are the run's own."""
+        return frozenset(file.relative.parts[0] for file in vars(cls).values() if isinstance(file, File))
 
 
 class SampleCounter:

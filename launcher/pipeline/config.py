@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from launcher.adapters.base import Adapter
+from launcher.adapters.line_writer import check_files
 from launcher.backends.base import Backend
 from launcher.backends.external import External
 from launcher.core.errors import ObjectiveError, UserError
@@ -196,6 +197,7 @@ def check(run: Run) -> None:
     formats.check(run.export, "export")
     check_tasks(run.tasks, run.evaluate, may_lack_data=run.mode is Mode.plan and fetches_nothing())
     _check_judge(run)
+    _check_adapters(run)
     _check_budget(run)
     group.check(run.groups, run.tasks)
     _check_until(run)
@@ -224,6 +226,21 @@ def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
+
+
+def _check_adapters(run: Run) -> None:
+    """Refuse adapters that would write to the same file, or that several workers of a proxy would make wrong."""
+    check_files(run.adapters.values(), "")
+    check_files(run.judge.adapters.values() if run.judge is not None else (), "judge.")
+    workers = run.proxy.workers
+    if workers == 1 or not (run.has_proxy or any(isinstance(task, Harness) for task in run.tasks.values())):
+        return
+    for name, adapter in run.adapters.items():
+        if adapter.sees_all:
+            raise UserError(
+                f"proxy.workers={workers}: each worker has adapters of its own, and {name} has to see every request; "
+                f"set proxy.workers=1, or leave {name} out"
+            )
 
 
 def _check_budget(run: Run) -> None:

@@ -14,8 +14,9 @@ import pytest
 from launcher.adapters.base import Adapter, Part, reads_of, rewrites_of
 from launcher.adapters.chain import all_running, pipeline
 from launcher.adapters.failures import Failures
+from launcher.adapters.line_writer import check_files
 from launcher.adapters.system_message import SystemMessage
-from launcher.core.errors import AdapterError
+from launcher.core.errors import AdapterError, UserError
 from launcher.core.types import Json, Request, Response
 from launcher.core.unread import Unread
 from launcher.pipeline.components import extensions
@@ -196,6 +197,39 @@ async def test_it_declares_no_more_than_it_needs(case: tuple[str, dict[str, Json
             trial, failures = await tried(made(*case, folder), exchange, part, folder)
             failed.append((trial.raised is not None and "'reads'" in str(trial.raised)) or bool(failures.counts))
         assert any(failed), part
+
+
+@pytest.mark.parametrize("case", CASES, ids=ids)
+async def test_it_writes_no_file_that_it_does_not_name(case: tuple[str, dict[str, Json]], tmp_path: Path) -> None:
+    adapter = made(*case, tmp_path / "apart")
+    for exchange in EXCHANGES:
+        await tried(adapter, exchange, Part.none, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} - {"apart"} <= set(adapter.files())
+
+
+NO_FILES = [
+    ({"request_log": "samples.jsonl"}, "'samples.jsonl', which the run writes itself"),
+    ({"http_dump": "harness"}, "adapters.http_dump.folder is 'harness', which the run"),
+    ({"request_log": "a", "response_log": "a"}, "'a', which adapters.request_log.file writes"),
+    (
+        {"token_log": "reasoning.json", "reasoning": None},
+        "log.file is 'reasoning.json', which adapters.reasoning writes",
+    ),
+    ({"progress": "caching.sessions", "caching": None}, "which adapters.caching writes"),
+]
+
+
+@pytest.mark.parametrize(("names", "message"), NO_FILES)
+def test_no_two_adapters_write_to_one_file_and_none_to_a_file_of_the_run(names, message, tmp_path) -> None:
+    key = {"http_dump": "folder"}
+    settings = {name: {} if file is None else {key.get(name, "file"): file} for name, file in names.items()}
+    adapters = [made(name, SETTINGS.get(name, [{}])[0] | own, tmp_path) for name, own in settings.items()]
+    with pytest.raises(UserError, match=message):
+        check_files(adapters, "")
+
+
+def test_the_files_of_all_adapters_at_their_defaults_differ(tmp_path) -> None:
+    check_files([made(*case, tmp_path) for case in {case[0]: case for case in CASES}.values()], "")
 
 
 SPELLINGS = ["?api-version=1", "?", "/", "/?a=/v1/models", "?a=/v1/embeddings/"]

@@ -222,6 +222,10 @@ def test_two_runs_on_one_host_never_answer_each_other_and_leave_no_process(run: 
         (("proxy.authorization=Bearer",), ["proxy.authorization", "not shown"]),
         (("proxy.port=70000",), ["proxy.port", "65535"]),
         (("proxy.workers=0",), ["proxy.workers", "1"]),
+        (
+            ("proxy.workers=2", "adapters=[retry,reasoning_replay]"),
+            ["proxy.workers=2", "reasoning_replay", "workers=1"],
+        ),
         (("proxy.host=256.0.0.1",), ["proxy.host=256.0.0.1", "address of this machine"]),
         (("proxy.port=1", "proxy.host=192.0.2.1"), ["proxy.host=192.0.2.1", "address of this machine"]),
     ],
