@@ -58,11 +58,15 @@ class ResponseStats(Adapter):
             raise
         stats = self._of(request, str(response.status))
         if response.events is not None:
-            return replace(response, events=_timed(response.events, stats, start))
+            timed = _replayed(response.events, stats) if response.cached else _timed(response.events, stats, start)
+            return replace(response, events=timed)
         stats.count(response.body, cached=response.cached)
         if not response.cached:
             stats.times["latency_s"].add(time.perf_counter() - start)
         return response
+
+    def files(self) -> dict[str, str]:
+        return {RunFolder.counted("response_stats"): "adapters.response_stats"}
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
@@ -155,8 +159,25 @@ async def _timed(events: AsyncIterator[Json], stats: _Stats, start: float) -> As
                 now = time.perf_counter()
                 stats.times[name].add(now - before)
                 before, name = now, "between_events_s"
-                last = event if isinstance(event, Mapping) and event.get("usage") else last
+                last = _with_usage(event, last)
                 yield event
     finally:
         stats.times["latency_s"].add(time.perf_counter() - start)
         stats.count(last)
+
+
+async def _replayed(events: AsyncIterator[Json], stats: _Stats) -> AsyncIterator[Json]:
+    """Count a stream of a cache, which has no times."""
+    last: Json = None
+    try:
+        async with closing(events):
+            async for event in events:
+                last = _with_usage(event, last)
+                yield event
+    finally:
+        stats.count(last, cached=True)
+
+
+def _with_usage(event: Json, last: Json) -> Json:
+    """Return an event that has ``usage``, or else the last one that had it."""
+    return event if isinstance(event, Mapping) and event.get("usage") else last

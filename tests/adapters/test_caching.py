@@ -210,6 +210,16 @@ async def test_a_stream_is_kept_when_it_came_to_its_end(ask, server, stream, tmp
     assert len(upstream.asked) == 2
 
 
+@pytest.mark.parametrize("indices", [[0], [0, 1, 2], [1]])
+async def test_a_stream_with_other_choices_than_were_asked_for_is_not_kept(ask, server, stream, indices):
+    events = [{"choices": [{"index": index, "text": "a", "finish_reason": "stop"}]} for index in indices]
+    upstream = server(*[Response(200, events=stream(events)) for _ in range(2)])
+    for _ in range(2):
+        (response,) = await ask(upstream, replace(ASKED, body=BODY | {"stream": True, "n": 2}))
+        assert await read(response) == events
+    assert len(upstream.asked) == 2
+
+
 @pytest.mark.parametrize("last", [TransportError("cut"), {"error": {"message": "dead"}}])
 async def test_a_stream_that_fails_is_not_kept(ask, server, stream, last):
     upstream = server(*[Response(200, events=stream([{"choices": []}, last])) for _ in range(2)])

@@ -57,6 +57,14 @@ async def test_a_cached_answer_has_no_time(server, tmp_path):
     assert "latency_s" not in found["200"]
 
 
+async def test_a_cached_stream_has_no_time_either(server, stream, tmp_path):
+    found = await session(tmp_path, server(Response(200, events=stream([{"choices": []}, ANSWER.body]), cached=True)))
+    assert {name: found["200"].get(name) for name in ("answers", "cached", "total_tokens", "first_event_s")} == {
+        "answers": 1, "cached": 1, "total_tokens": 5, "first_event_s": None,
+    }  # fmt: skip
+    assert "latency_s" not in found["200"]
+
+
 async def test_a_stream_has_the_times_of_its_events(server, stream, tmp_path):
     events = [{"choices": []}, {"choices": []}, {"choices": [], "usage": {"completion_tokens": 7}}]
     found = await session(tmp_path, server(Response(200, events=stream(events))))
