@@ -254,7 +254,7 @@ class Forwarder:
 
     def _evades(self, head: Head) -> bool:
         """Tell whether a request generates text in another way than those that change answers know."""
-        return bool(self._changing) and head.method == "POST" and route_of(head.path).endswith(OTHERS)
+        return bool(self._changing) and head.method == "POST" and _plain(head.path).endswith(OTHERS)
 
     def _own(self, head: Head, reply: Reply) -> None:
         if head.method not in ("GET", "HEAD"):
@@ -362,10 +362,13 @@ def _is_completion(head: Head) -> bool:
 
 def _is_disguised(head: Head) -> bool:
     """Tell whether a path that adapters do not know may be that of a completion for the endpoint."""
-    if head.method != "POST" or not ("%" in head.path or "//" in head.path or ";" in head.path):
-        return False
-    segments = [part.partition(";")[0] for part in unquote(head.path).split("/")]
-    return ("/" + "/".join(filter(None, segments))).endswith(ADAPTED)
+    return head.method == "POST" and not _is_completion(head) and _plain(head.path).endswith(ADAPTED)
+
+
+def _plain(path: str) -> str:
+    """Return a path as the most tolerant of servers read it: any case, backslashes, codes, parameters, empty parts."""
+    segments = [part.partition(";")[0] for part in unquote(path).replace("\\", "/").lower().split("/")]
+    return "/" + "/".join(filter(None, segments))
 
 
 def _run_of(path: str) -> str | None:

@@ -136,7 +136,7 @@ def test_completions_go_through_adapters_under_any_prefix(prefix: str, path: str
 @pytest.mark.parametrize(
     "path",
     ["/v1/chat/completion%73", "/%761/completions", "/v1/chat%2Fcompletions", "/v1//chat/completions",
-     "/v1/chat/completions;a=1", "/a/v1/completions%2f"],
+     "/v1/chat/completions;a=1", "/a/v1/completions%2f", "/V1/Chat/Completions", "/v1\\completions"],
 )  # fmt: skip
 def test_no_spelling_of_a_completions_path_goes_past_adapters(path: str) -> None:
     with scripted(lambda seen: whole(ANSWER)) as server, mounted(server.url, Shout()) as proxy:
@@ -149,7 +149,11 @@ def test_no_spelling_of_a_completions_path_goes_past_adapters(path: str) -> None
         assert ask(proxy, path=path).json == ANSWER
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/openai/v1/responses?a=1", "/generate/"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/responses", "/v1/messages", "/openai/v1/responses?a=1", "/generate/", "/v1//responses", "/v1/%6dessages",
+     "/V1/Messages", "/v1\\responses", "/v1/responses;a=1"],
+)  # fmt: skip
 def test_no_text_is_generated_past_adapters_that_change_answers(path: str) -> None:
     with scripted(lambda seen: whole(ANSWER)) as server:
         with mounted(server.url, Retry(), SystemMessage(text="x")) as proxy:
