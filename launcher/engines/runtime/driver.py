@@ -156,7 +156,8 @@ class Driver:
                     self._output_buffer.discard(request_id)
                 for request in arrived.values():
                     self._scheduler.add(request)
-                self._state = self._scheduler.state()
+                if arrived or cancelled:
+                    self._state = self._scheduler.state()
             for future, function in calls:
                 _resolve(future, function)
             if not self._scheduler.idle:
@@ -169,15 +170,17 @@ class Driver:
 
     def _step(self) -> None:
         step, events = self._scheduler.schedule()
-        self._state = self._scheduler.state()
         if step is not None:
-            if step.prefills:
-                self._output_buffer.flush(everything=True)  # a prefill step takes long
+            if step.prefills:  # such a step takes long
+                self._state = self._scheduler.state()
+                self._output_buffer.flush(everything=True)
             results = self._executor.execute(step.plan, step.scores, step.draws)
             events = [*events, *self._scheduler.postprocess(step, results)]
         self._state = self._scheduler.state()
+        add = self._output_buffer.add
         for active, tokens in events:
-            self._output_buffer.add(active.request.id, tokens, final_only=active.request.final_only)
+            request = active.request
+            add(request.id, tokens, request.final_only)
         self._output_buffer.flush(everything=False)
 
     def _send(self, ready: Sequence[tuple[str, TokenOutput]]) -> None:

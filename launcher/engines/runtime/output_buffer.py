@@ -27,37 +27,45 @@ class OutputBuffer:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._pending: dict[str, list[TokenOutput]] = {}
+        self._urgent: dict[str, None] = {}
         self._final_only: set[str] = set()
         self._started: set[str] = set()
         self._due = 0.0
 
-    def add(self, request_id: str, tokens: TokenOutput, *, final_only: bool = False) -> None:
-        if request_id in self._pending:
-            self._pending[request_id].append(tokens)
-            return
-        self._pending[request_id] = [tokens]
-        if final_only:
-            self._final_only.add(request_id)
+    def add(self, request_id: str, tokens: TokenOutput, final_only: bool = False) -> None:
+        held = self._pending.get(request_id)
+        if held is not None:
+            held.append(tokens)
+        else:
+            self._pending[request_id] = [tokens]
+            if request_id not in self._started:
+                self._urgent[request_id] = None
+                if final_only:
+                    self._final_only.add(request_id)
+        if tokens.finish is not None:
+            self._urgent[request_id] = None
 
     def discard(self, request_id: str) -> None:
         self._pending.pop(request_id, None)
+        self._urgent.pop(request_id, None)
         self._final_only.discard(request_id)
         self._started.discard(request_id)
 
     def flush(self, *, everything: bool) -> None:
         """Send the outputs that are due, or all that may be sent."""
         due = everything or time.monotonic() >= self._due
-        waiting = self._final_only if due else self._started
-        self._send_ready(
-            [k for k, e in self._pending.items() if k not in waiting or k not in self._started or e[-1].finish]
-        )
         if due:
+            waiting = self._final_only
+            self._send_ready([k for k in self._pending if k not in waiting or k in self._urgent])
             self._due = time.monotonic() + WAKE_INTERVAL_S * len(self._started - self._final_only)
+        else:
+            self._send_ready(list(self._urgent))
 
     def _send_ready(self, request_ids: Sequence[str]) -> None:
         if not request_ids:
             return
         ready = [(request_id, join(self._pending.pop(request_id))) for request_id in request_ids]
+        self._urgent.clear()
         for request_id, tokens in ready:
             if tokens.finish:
                 self.discard(request_id)

@@ -113,6 +113,8 @@ class SchedulerOutput:
     scheduled: list[ScheduledSequence]
     scores: list[ScoreRequest]
     draws: list[SampleRequest]
+    plain: bool = False
+    """Whether each sequence computes and draws one token."""
 
     @property
     def prefills(self) -> bool:
@@ -201,6 +203,11 @@ class Scheduler:
     def postprocess(self, step: SchedulerOutput, results: Sequence[TokenLogprob]) -> list[Event]:
         """Take the executor's results of a step, and return the new output of each sequence."""
         self._steps += 1
+        if step.plain:
+            return [
+                (item.sequence, self._decoded(item.sequence, token))
+                for item, token in zip(step.scheduled, results, strict=True)
+            ]
         scored = iter(results[: len(results) - len(step.draws)])
         drawn = iter(results[len(results) - len(step.draws) :])
         events: list[Event] = []
@@ -218,15 +225,24 @@ class Scheduler:
                 events.append((sequence, self._append_token(sequence, token)))
         return events
 
+    def _decoded(self, sequence: SequenceState, token: TokenLogprob) -> TokenOutput:
+        """Take the token that a sequence drew after its last one."""
+        sequence.num_computed_tokens = reached = len(sequence.tokens)
+        if sequence.num_cached_tokens < reached:
+            sequence.num_cached_tokens = reached
+        if self._limits.prefix_caching and reached % self._block_size == 0:
+            self._cache_full_blocks(sequence)
+        return self._append_token(sequence, token)
+
     def _schedule_decode(self, sequence: SequenceState) -> ScheduledSequence | None:
         """Return the next step of a sequence that generates; None if no cache block is left and it was preempted."""
         at = sequence.num_computed_tokens
         if at >= len(sequence.blocks) * self._block_size and not self._append_block(sequence):
             return None
-        at = self._chunk_start(at)
-        return ScheduledSequence(
-            sequence, Chunk(sequence.tokens[at:], at, sequence.num_cached_tokens, sequence.blocks), None, draws=True
-        )
+        if self._limits.aligned:
+            at = self._chunk_start(at)
+        chunk = Chunk(sequence.tokens[at:], at, sequence.num_cached_tokens, sequence.blocks)
+        return ScheduledSequence(sequence, chunk, None, True)
 
     def _chunk_start(self, at: int) -> int:
         """Return where a chunk begins whose first new token is at position ``at``."""
@@ -397,6 +413,7 @@ def _decode_output(scheduled: list[ScheduledSequence]) -> SchedulerOutput:
         scheduled,
         [],
         [item.sequence.sample for item in scheduled],
+        plain=True,
     )
 
 
