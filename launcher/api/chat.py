@@ -16,7 +16,7 @@ from launcher.api.logprobs import for_chat
 from launcher.api.request_schema import ChatRequest, Message
 from launcher.api.sampling import Prompt, check_bias, check_choices, check_tokens, choices, token_limit
 from launcher.api.service import Service, service_of
-from launcher.api.structured import grammar_of, grammar_of_calls
+from launcher.api.structured import Grammar, grammar_of, grammar_of_calls
 from launcher.api.threads import run_in_template_thread, run_in_thread_if_large
 from launcher.api.tool_calls.messages import for_template
 from launcher.api.tool_calls.request import NO_TOOLS, ToolUse, tool_use_of
@@ -62,7 +62,7 @@ async def render(messages: Sequence[Message], how: Rendering, tokenizer: Tokeniz
 
 
 def _job(
-    body: ChatRequest, prompt: Prompt, service: Service, grammar: str | None, tools: ToolUse | None
+    body: ChatRequest, prompt: Prompt, service: Service, grammar: Grammar | None, tools: ToolUse | None
 ) -> GenerationJob:
     engine = service.engine
     check_tokens(prompt, engine, "messages")
@@ -72,12 +72,21 @@ def _job(
     id = f"chatcmpl-{secrets.token_hex(12)}"
     top, reader = _alternatives(body), None if tools is None else tools.reader
     return GenerationJob(
-        choices(body, [prompt], [limit], id=id, logprobs=top, grammar=grammar, calls=reader),
+        choices(
+            body,
+            [prompt],
+            [limit],
+            id=id,
+            logprobs=top,
+            grammar=None if grammar is None else grammar.text,
+            calls=reader,
+        ),
         ChatFormatter(id, int(time.time()), service.name(body.model), engine.tokenizer, top),
         Usage(len(prompt)),
         stream=body.stream,
         include_usage=body.include_usage,
         continuous_usage=body.continuous_usage,
+        grammar_param=None if grammar is None else grammar.param,
     )
 
 

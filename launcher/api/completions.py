@@ -16,7 +16,7 @@ from launcher.api.logprobs import for_completions
 from launcher.api.request_schema import CompletionRequest
 from launcher.api.sampling import Prompt, check_bias, check_choices, check_length, check_tokens, choices, token_limit
 from launcher.api.service import Service, service_of
-from launcher.api.structured import grammar_of
+from launcher.api.structured import Grammar, grammar_of
 from launcher.api.threads import run_in_thread_if_large
 from launcher.asgi.errors import invalid
 from launcher.core.types import Json
@@ -34,7 +34,7 @@ async def create_completion(request: Request) -> Response:
     return await answer(request, service, job)
 
 
-def _job(body: CompletionRequest, service: Service, grammar: str | None) -> GenerationJob:
+def _job(body: CompletionRequest, service: Service, grammar: Grammar | None) -> GenerationJob:
     engine = service.engine
     check_bias(body, engine)
     check_choices(body, len(body.prompt), engine)
@@ -45,12 +45,21 @@ def _job(body: CompletionRequest, service: Service, grammar: str | None) -> Gene
     echoes = [echoed(p, text, engine.tokenizer) for p, text in zip(prompts, texts, strict=True)] if body.echo else ()
     id = f"cmpl-{secrets.token_hex(12)}"
     return GenerationJob(
-        choices(body, prompts, limits, id=id, logprobs=body.logprobs, echoes=echoes, grammar=grammar),
+        choices(
+            body,
+            prompts,
+            limits,
+            id=id,
+            logprobs=body.logprobs,
+            echoes=echoes,
+            grammar=None if grammar is None else grammar.text,
+        ),
         CompletionFormatter(id, int(time.time()), service.name(body.model), engine.tokenizer, body.logprobs),
         Usage(sum(map(len, prompts))),
         stream=body.stream,
         include_usage=body.include_usage,
         continuous_usage=body.continuous_usage,
+        grammar_param=None if grammar is None else grammar.param,
     )
 
 

@@ -14,7 +14,9 @@ from starlette.responses import Response
 
 from launcher.api.detokenizer import Choice, TextDelta, text_deltas
 from launcher.api.service import Service
+from launcher.asgi.errors import invalid
 from launcher.asgi.responses import EventStream, encoded, json_response, until_disconnect
+from launcher.core.errors import GrammarRefused
 from launcher.core.token_times import as_headers
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
@@ -74,6 +76,7 @@ class GenerationJob:
     """A validated request: what to generate, and how to write the answer.
 
     ``include_usage`` adds a last chunk with the usage; ``continuous_usage`` adds the usage so far to each chunk.
+    ``grammar_param`` is the field that asks for a grammar.
     """
 
     choices: list[Choice]
@@ -82,6 +85,7 @@ class GenerationJob:
     stream: bool = False
     include_usage: bool = False
     continuous_usage: bool = False
+    grammar_param: str | None = None
 
 
 async def answer(request: Request, service: Service, job: GenerationJob) -> Response:
@@ -89,7 +93,7 @@ async def answer(request: Request, service: Service, job: GenerationJob) -> Resp
 
     Raises `Disconnected` when the client disconnects; all slots are then free.
     """
-    generated = _generate(service, job.choices)
+    generated = _generate(service, job)
     if job.stream:
         first = await until_disconnect(request.receive, anext(generated))
         return EventStream(encoded(_chunks(job, first, generated), service.log))
@@ -142,7 +146,17 @@ async def _chained(first: Indexed, rest: AsyncGenerator[Indexed, None]) -> Async
         yield item
 
 
-async def _generate(service: Service, choices: Sequence[Choice]) -> AsyncGenerator[Indexed, None]:
+async def _generate(service: Service, job: GenerationJob) -> AsyncGenerator[Indexed, None]:
+    """Yield ``(index, delta)`` of all choices. Raises `ApiError` 400 where one cannot follow its grammar."""
+    async with aclosing(_counted(service, job.choices)) as generated:
+        try:
+            async for item in generated:
+                yield item
+        except GrammarRefused as error:
+            raise invalid(job.grammar_param, f"Invalid '{job.grammar_param}': {error}") from None
+
+
+async def _counted(service: Service, choices: Sequence[Choice]) -> AsyncGenerator[Indexed, None]:
     """Yield ``(index, delta)`` of all choices as they are generated, and update the metrics."""
     start = time.perf_counter()
     waiting = len(choices)

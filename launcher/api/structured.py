@@ -6,9 +6,11 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+from launcher.api.dead_rules import dead_rule
 from launcher.api.endless import endless_reference
 from launcher.api.request_schema import Sampled, StructuredOutputs
 from launcher.api.tool_calls.request import ToolUse
@@ -26,7 +28,15 @@ Kind = Literal["json", "regex", "choice", "grammar", "lark"]
 """How a source says what a text must match, in llguidance's words."""
 
 
-async def grammar_of(body: Sampled, engine: AsyncEngine) -> str | None:
+@dataclass(frozen=True)
+class Grammar:
+    """What a text must match, in llguidance's form, and the field that asks for it."""
+
+    param: str
+    text: str
+
+
+async def grammar_of(body: Sampled, engine: AsyncEngine) -> Grammar | None:
     """Return the grammar that a request asks for, None for any text. Raises `ApiError` 400 for one that is not taken.
 
     Compiling takes up to seconds for a large schema, so it runs beside the event loop.
@@ -44,7 +54,7 @@ async def grammar_of(body: Sampled, engine: AsyncEngine) -> str | None:
     return await _checked(param, kind, source)
 
 
-async def grammar_of_calls(tools: ToolUse) -> str | None:
+async def grammar_of_calls(tools: ToolUse) -> Grammar | None:
     """Return the grammar of an answer with calls of tools. Raises `ApiError` 400 for a schema that is not taken."""
     if not tools.needs_grammar:
         return None
@@ -53,11 +63,11 @@ async def grammar_of_calls(tools: ToolUse) -> str | None:
     return await _checked("tools", "lark", tools.grammar())
 
 
-async def _checked(param: str, kind: Kind, source: str, where: str = "") -> str:
+async def _checked(param: str, kind: Kind, source: str, where: str = "") -> Grammar:
     grammar, problem = await asyncio.to_thread(_compiled, kind, source)
     if problem:
         raise invalid(param, f"Invalid '{param}': {where}{clipped(' '.join(problem.split()))}")
-    return grammar
+    return Grammar(param, grammar)
 
 
 def _asked(body: Sampled) -> Iterator[tuple[str, tuple[Kind, str]]]:
@@ -106,6 +116,8 @@ def _compiled(kind: Kind, source: str) -> tuple[str, str]:
         return "", str(error) or type(error).__name__
     except RecursionError:
         return "", "it is nested too deeply"
+    if kind == "grammar" and (rule := dead_rule(grammar)) is not None:
+        return "", f"the rule {quoted(rule)} leads to itself without end, so that no text matches it"
     wrong, said = LLMatcher.validate_grammar_with_warnings(grammar)
     problem = _in_our_words(said[0]) if wrong else "" if kind == "lark" else _no_begin(grammar)
     return ("", problem) if problem else (grammar, "")
@@ -126,7 +138,7 @@ def _no_begin(grammar: str) -> str:
 
     matcher = LLMatcher(_bytes(), grammar, log_level=0)
     matcher.compute_bitmask()
-    return "it matches no text: a rule of it leads to itself without end" if matcher.is_error() else ""
+    return "it matches no text: a part of it that must come matches none" if matcher.is_error() else ""
 
 
 @lru_cache(maxsize=1)

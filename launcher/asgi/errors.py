@@ -63,7 +63,9 @@ def clipped(text: str, most: int = QUOTED) -> str:
 
 
 def from_engine(error: Exception) -> ApiError | None:
-    """Return the response to an error that an engine may raise; None for any other error."""
+    """Return the response to an error that an engine may raise, or that has its response; None for any other error."""
+    if isinstance(error, ApiError):
+        return error
     if isinstance(error, QueueFull):
         wait = {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
         return ApiError(429, str(error), code="queue_full", headers=wait)

@@ -85,6 +85,10 @@ class QueueFull(Exception):
         self.retry_after_s = retry_after_s
 
 
+class GrammarRefused(ValueError):
+    """A grammar of a request that the engine cannot follow, from the begin or any further (HTTP 400)."""
+
+
 class Failure(Enum):
     """Why a request got no usable answer."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json, to_json
 
 from launcher.backends.pytriton.event_queue import Event
-from launcher.core.errors import EngineUnavailable, QueueFull
+from launcher.core.errors import EngineUnavailable, GrammarRefused, QueueFull
 from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling, TokenLogprob, TokenOutput
 from launcher.engines.sampling_bounds import SAMPLING_BOUNDS, is_bias
@@ -182,5 +182,5 @@ def _tokens(rows: Json) -> tuple[TokenLogprob, ...]:
 def _error(kind: str, message: str, retry_after_s: float | None) -> Exception:
     if kind == "QueueFull":
         return QueueFull(message, retry_after_s or 1.0)
-    known = {"EngineUnavailable": EngineUnavailable, "ValueError": ValueError}
+    known = {each.__name__: each for each in (EngineUnavailable, GrammarRefused, ValueError)}
     return known[kind](message) if kind in known else RuntimeError(f"{kind}: {message}")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from launcher.core.errors import EngineUnavailable
+from launcher.core.errors import EngineUnavailable, GrammarRefused
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine, EngineState, GenerationRequest, TokenOutput
@@ -99,7 +99,7 @@ class BatchedAsyncEngine(AsyncEngine):
             while not finished:
                 event = _merge(await stream.get())
                 if request.constraint is not None and request.constraint.error is not None:
-                    raise ValueError(f"grammar: {request.constraint.error}")
+                    raise GrammarRefused(request.constraint.error)
                 finished = event.finish is not None
                 yield event
         finally:
@@ -170,7 +170,7 @@ class BatchedAsyncEngine(AsyncEngine):
         return Scheduler(self._limits, pool, executor.block_size, executor.vocab_size, eos_ids)
 
     async def _constrained(self, request: GenerationRequest) -> GenerationRequest:
-        """Add what follows the grammar of a request, if it has one. Raises `ValueError` for one that cannot be used."""
+        """Add what follows the grammar of a request, if it has one. Raises `GrammarRefused`."""
         grammar = request.sampling.grammar
         if grammar is None:
             return request

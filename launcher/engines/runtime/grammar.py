@@ -6,6 +6,7 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from launcher.core.errors import GrammarRefused
 from launcher.core.tokenizer import Tokenizer
 from launcher.engines.base import TokenConstraint
 
@@ -19,7 +20,8 @@ class GrammarConstraint(TokenConstraint):
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
-        self.error: str | None = matcher.get_error() or None
+        self._count = 0
+        self.error: str | None = _said(matcher.get_error()) if matcher.is_error() else None
 
     def allowed(self) -> Tensor:
         import torch
@@ -33,12 +35,23 @@ class GrammarConstraint(TokenConstraint):
 
     def accept(self, token: int) -> None:
         if self.error is None:
+            self._count += 1
             self._matcher.consume_token(token)
             self._note_error()
 
     def _note_error(self) -> None:
         if self._matcher.is_error():
-            self.error = " ".join(self._matcher.get_error().split())[:300] or "the grammar cannot be followed"
+            self.error = f"{_said(self._matcher.get_error())} (after {self._count} tokens)"
+
+
+def _said(error: str) -> str:
+    """Return what llguidance says of a grammar, without the state of its parser, which it appends."""
+    said = " ".join(error.partition("<state>")[0].split())
+    if said.startswith("NoExtension"):
+        return "no text can go on: a part of the grammar that must follow matches no text"
+    if "Too many items" in said or "too many expressions" in said:
+        return f"a part of it has no end, or is too large: {said[:200]}"
+    return said[:300] or "the grammar cannot be followed"
 
 
 class Grammars:
@@ -49,14 +62,14 @@ class Grammars:
         self._lock = threading.Lock()
 
     def constraint(self, grammar: str) -> GrammarConstraint:
-        """Return the constraint of a new sequence; callable from any thread. Raises `ValueError`."""
+        """Return the constraint of a new sequence; callable from any thread. Raises `GrammarRefused`."""
         from llguidance import LLMatcher
 
         with self._lock:
             tokens = self._vocabulary
         found = GrammarConstraint(LLMatcher(tokens, grammar, log_level=0), self._vocab_size)
         if found.error is not None:
-            raise ValueError(f"the grammar cannot be used: {found.error}")
+            raise GrammarRefused(found.error)
         return found
 
     @cached_property
@@ -72,7 +85,7 @@ class _Vocabulary:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         eos = sorted(token for token in tokenizer.eos_ids if token < vocab_size)
         if not eos:
-            raise ValueError("the model has no end-of-sequence token, which a grammar needs")
+            raise GrammarRefused("the model has no end-of-sequence token, which a grammar needs")
         self._tokenizer = tokenizer
         self.eos_token_id, self.bos_token_id = eos[0], tokenizer.bos_id
         texts = [tokenizer.token_bytes(token) for token in range(vocab_size)]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from llguidance import LLMatcher
 
+from launcher.core.errors import GrammarRefused
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.base import Sampling
 from launcher.engines.runtime.grammar import Grammars
@@ -79,5 +80,25 @@ def test_a_token_against_the_grammar_is_an_error_that_stays() -> None:
 
 
 def test_a_grammar_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="the grammar cannot be used: "):
+    with pytest.raises(GrammarRefused, match="unclosed"):
         GRAMMARS.constraint(LLMatcher.grammar_from_regex("[a"))
+
+
+@pytest.mark.parametrize(
+    ("grammar", "said"),
+    [
+        ('start: "x" T\nT: /a/ & /b/\n', "no text can go on"),
+        ('start: "x" b\nb: "y" b\n', "has no end, or is too large"),
+        ("start: /x(a{1000}){1000}/\n", "has no end, or is too large"),
+    ],
+)
+def test_a_grammar_that_cannot_go_on_says_why_without_the_parsers_state(grammar: str, said: str) -> None:
+    constraint = GRAMMARS.constraint(grammar)
+    for _ in range(9):
+        first = constraint.allowed().nonzero()[0].item()
+        if constraint.error:
+            break
+        constraint.accept(int(first))
+    assert constraint.error
+    assert said in constraint.error
+    assert "state" not in constraint.error
