@@ -1,4 +1,4 @@
-"""The proxy in front of a run's endpoint: its files in the run folder, and how it is kept up for ``mode=proxy``."""
+"""The proxy in front of a run's endpoint: its files in the run folder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ from pathlib import Path
 from typing import TypedDict
 
 from launcher.core import files, redaction
-from launcher.core.console import one_line, to_stderr
-from launcher.core.errors import ServerError
-from launcher.core.lease import Lease
+from launcher.core.console import to_stderr
 from launcher.core.redaction import reveal
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint
-from launcher.monitor.health import Watch
 from launcher.pipeline.config import Run
 from launcher.pipeline.evaluation import deployment_facts
 from launcher.pipeline.record import RunRecord
-from launcher.pipeline.serving import LEASE_AGE_S, OUTAGE_POLL_S, OutagePrinter
 from launcher.proxy.settings import Authorization, Proxy
 from launcher.proxy.supervisor import Mounted, Supervisor, listening, running
 
@@ -98,21 +94,3 @@ def _files(supervisor: Supervisor, endpoint: Endpoint, settings: Proxy, place: R
         for path, identity in written.items():
             if files.identity(path) == identity:  # not that of a session that took the run over
                 path.unlink(missing_ok=True)
-
-
-def proxy_forever(proxy: Supervisor, endpoint: Endpoint, health: Watch, lease: Lease) -> None:
-    """Pass requests on until Ctrl-C or SIGTERM.
-
-    Raises `ServerError` if the endpoint or the proxy dies first, and `TakenOver` once another session has the folder.
-    """
-    try:
-        print(f"proxying {one_line(endpoint.model)} at {proxy.url} (Ctrl-C ends it)", flush=True)
-        printer = OutagePrinter(health)
-        while not health.dead.wait(OUTAGE_POLL_S) and not proxy.dead.is_set():
-            printer.look()
-            lease.check(LEASE_AGE_S)
-    except KeyboardInterrupt:
-        return
-    if proxy.dead.is_set():
-        raise ServerError(proxy.reason)
-    raise ServerError(f"the server at {endpoint.url} does not answer any more: {health.state().reason}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from socket import socket
 
 from launcher.core import stage
+from launcher.core.console import one_line
 from launcher.core.lease import Lease
 from launcher.core.logs import launcher_log
 from launcher.core.run_folder import RunFolder
@@ -21,7 +22,7 @@ from launcher.pipeline.hooks import hooks_of
 from launcher.pipeline.judging import identity, judging
 from launcher.pipeline.loading import measure_load, needs_certificate
 from launcher.pipeline.provenance import packages_of, provenance, resume_key
-from launcher.pipeline.proxying import proxy_forever, proxying, reserved
+from launcher.pipeline.proxying import proxying, reserved
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.reporting import reporting
 from launcher.pipeline.scoring import score
@@ -107,9 +108,10 @@ def _use(asked: Asked, proxy: Supervisor | None, evaluating: Callable[[Asked], N
     mode, board = asked.run.mode, stage.current()
     if mode in (Mode.proxy, Mode.serve) and board is not None:
         board.begin("serving", lines=False)
-    if mode is Mode.proxy and proxy is not None:
-        proxy_forever(proxy, asked.endpoint, asked.health, asked.lease)
-    if mode is Mode.serve:
-        serve_forever(asked.endpoint, asked.health, asked.lease)
+    if mode in (Mode.proxy, Mode.serve):
+        url = proxy.url if mode is Mode.proxy and proxy is not None else asked.endpoint.url
+        doing = "proxying" if mode is Mode.proxy else "serving"
+        what = f"{doing} {one_line(asked.endpoint.model)} at {url}"
+        serve_forever(what, asked.endpoint, asked.health, asked.lease, proxy)
     if mode is Mode.run:
         evaluating(asked)

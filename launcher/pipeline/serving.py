@@ -15,7 +15,7 @@ from typing import TypedDict
 from launcher.backends.base import check_single_process
 from launcher.core import files
 from launcher.core.admission import Admission
-from launcher.core.console import one_line, to_stderr
+from launcher.core.console import to_stderr
 from launcher.core.errors import ServerError, TransportError
 from launcher.core.event_loop import run_async
 from launcher.core.lease import Lease
@@ -26,6 +26,7 @@ from launcher.monitor.health import Watch
 from launcher.pipeline.config import Run
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.servers import RunningServer, ServerPool
+from launcher.proxy.supervisor import Supervisor
 from launcher.settings.component import name_of
 
 FACTS_S = 30.0
@@ -134,19 +135,21 @@ def endpoint_file(endpoint: Endpoint, folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def serve_forever(endpoint: Endpoint, health: Watch, lease: Lease) -> None:
-    """Serve until Ctrl-C or SIGTERM.
+def serve_forever(what: str, endpoint: Endpoint, health: Watch, lease: Lease, proxy: Supervisor | None) -> None:
+    """Serve until Ctrl-C or SIGTERM, and say ``what``: what is where.
 
-    Raises `ServerError` if the server dies first, and `TakenOver` once another session has the folder.
+    Raises `ServerError` if the server or the proxy dies first, and `TakenOver` once another session has the folder.
     """
     try:
-        print(f"serving {one_line(endpoint.model)} at {endpoint.url} (Ctrl-C ends it)", flush=True)
+        print(f"{what} (Ctrl-C ends it)", flush=True)
         printer = OutagePrinter(health)
-        while not health.dead.wait(OUTAGE_POLL_S):
+        while not health.dead.wait(OUTAGE_POLL_S) and not (proxy is not None and proxy.dead.is_set()):
             printer.look()
             lease.check(LEASE_AGE_S)
     except KeyboardInterrupt:
         return
+    if proxy is not None and proxy.dead.is_set():
+        raise ServerError(proxy.reason)
     raise ServerError(f"the server at {endpoint.url} does not answer any more: {health.state().reason}")
 
 

@@ -158,10 +158,20 @@ class Supervisor:
                 budgets[number].record_failure(time.monotonic() - worker.started)
                 worker.kill()
                 to_stderr(f"proxy: worker {number} {why}; see {self._mounted.log}")
-                if budgets[number].exhausted or not self._replaced(number):
-                    self.reason = f"worker {number} of the proxy {why}, {budgets[number].failures} times in a row"
-                    self.dead.set()
+                if not budgets[number].exhausted:
+                    self._replace(number)
+                else:
+                    self._give_up(f"worker {number} of the proxy {why}, {budgets[number].failures} times in a row")
                     return
+
+    def _give_up(self, reason: str) -> None:
+        """Take no connections any more: on a socket that stays open, clients would wait for an answer."""
+        to_stderr("proxy: it has ended, and takes no connections any more")
+        self._listener.close()
+        for worker in self._workers:
+            worker.terminate()
+        self.reason = reason
+        self.dead.set()
 
     def _fault(self, number: int, worker: _Process) -> str | None:
         if (code := worker.exit_code()) is not None:
@@ -170,12 +180,12 @@ class Supervisor:
         since, most = (beat, HANG_S) if beat else (worker.started, START_S)
         return f"has not answered for {most:g} s" if time.monotonic() - since > most else None
 
-    def _replaced(self, number: int) -> bool:
+    def _replace(self, number: int) -> None:
+        """Start a worker again; where that fails, on a full disk for instance, the next look finds the dead one."""
         self._counters.restarted(number)
-        self._workers[number] = self._process(number)
-        with suppress(UserError):
+        with suppress(UserError, OSError):
+            self._workers[number] = self._process(number)
             self._workers[number].wait_ready()
-        return True
 
 
 class _Process:

@@ -71,7 +71,7 @@ def test_an_outage_of_a_server_that_is_kept_up_is_printed(tmp_path: Path, capsys
 
     def keep() -> None:
         try:
-            serve_forever(endpoint, health, Lease(tmp_path))
+            serve_forever("serving", endpoint, health, Lease(tmp_path), None)
         except ServerError as error:
             ended.append(error)
 
@@ -98,4 +98,4 @@ def test_a_server_whose_folder_another_session_took_over_stops(tmp_path: Path, m
     earlier = Lease(tmp_path)
     Lease(tmp_path)
     with pytest.raises(TakenOver, match="another session took this run over"):
-        serve_forever(endpoint, Watch(endpoint, tmp_path / "health.jsonl", Timing()), earlier)
+        serve_forever("serving", endpoint, Watch(endpoint, tmp_path / "health.jsonl", Timing()), earlier, None)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -286,13 +286,34 @@ def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
     with scripted(lambda seen: whole(ANSWER)) as server, proxied(server.url, tmp_path) as proxy:
         dead = set[int]()
         while not proxy.dead.is_set():
-            for process in workers():
-                if process.pid not in dead:
-                    dead.add(process.pid)
-                    process.kill()
+            kill_new(workers(), dead)
             proxy.dead.wait(0.02)
         assert "in a row" in proxy.reason
         assert len(dead) == 5
+        with pytest.raises(httpx.ConnectError):  # and no client waits for an answer
+            httpx.post(f"{proxy.url}/chat/completions", json=CHAT, timeout=PATIENCE_S)
+
+
+def kill_new(processes: Sequence[psutil.Process], dead: set[int]) -> None:
+    """Kill the processes that are not among the dead yet, and note them there."""
+    for process in processes:
+        if process.pid not in dead:
+            dead.add(process.pid)
+            process.kill()
+
+
+@pytest.mark.parametrize("mode", ["proxy", "serve"])
+def test_a_run_whose_clients_need_the_proxy_ends_with_it(mode: str, tmp_path: Path) -> None:
+    with launched(tmp_path, f"mode={mode}", "proxy.port=0", UNVALIDATED) as run:
+        own, dead = psutil.Process(run.process.pid), set[int]()
+        while run.process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                kill_new([process for process in living(own.children()) if _is_worker(process)], dead)
+            time.sleep(0.02)
+        assert run.process.returncode == 1
+        assert len(dead) == 5
+    reason = json.loads((run.folder / "results.json").read_text())["reason"]
+    assert "worker 0 of the proxy has ended with code -9, 5 times in a row" in reason
 
 
 def test_several_workers_share_the_port_the_counts_and_the_work(tmp_path: Path) -> None:
