@@ -29,11 +29,16 @@ from launcher.proxy.upstream import Prepared, Upstream, error_body
 UNSEEN = frozenset(
     {
         *(b"accept", b"accept-language", b"user-agent", b"cookie", b"date", b"forwarded", b"from", b"origin"),
-        *(b"referer", b"via", REQUEST_ID, b"traceparent", b"tracestate", b"baggage"),
+        *(b"referer", b"via", REQUEST_ID, b"traceparent", b"tracestate", b"baggage", b"b3", b"sentry-trace"),
+        *(b"x-irid", b"idempotency-key", b"request-id", b"x-correlation-id", b"x-client-request-id", b"x-trace-id"),
+        *(b"x-amzn-trace-id", b"x-cloud-trace-context", b"x-ms-client-request-id", b"x-real-ip"),
     }
 )
-"""Headers that say nothing of what is asked: no adapter sees them, so that equal requests stay equal."""
-UNSEEN_PREFIXES = (b"x-stainless-", b"x-forwarded-", b"sec-")
+"""Headers that say nothing of what is asked: no adapter sees them, so that equal requests stay equal.
+
+``x-irid`` is the id that inspect_ai gives each request.
+"""
+UNSEEN_PREFIXES = (b"x-stainless-", b"x-forwarded-", b"sec-", b"x-b3-", b"x-datadog-")
 REPLACED = frozenset({b"accept-encoding", b"content-type", b"content-encoding"})
 """Headers of a request that are written again behind the adapters."""
 WRITTEN = [(b"Content-Type", b"application/json"), (b"Accept-Encoding", b"identity")]

@@ -476,10 +476,12 @@ def test_equal_requests_of_different_clients_are_equal_for_adapters() -> None:
 
     with scripted(lambda _: whole(ANSWER)) as server, mounted(server.url, Look(), key="k", api_key="upstream") as proxy:
         for agent in ("a", "b"):
-            ask(proxy, Authorization="Bearer k", User_Agent=agent, X_Stainless_Retry_Count=agent, X_Team="blue")
+            ids = dict.fromkeys(("X_Irid", "Idempotency_Key", "X_Correlation_Id", "X_B3_TraceId", "Traceparent"), agent)
+            ask(proxy, Authorization="Bearer k", User_Agent=agent, X_Stainless_Retry_Count=agent, X_Team="blue", **ids)
     assert [request.headers for request in seen] == [{"X-Team": "blue"}] * 2
     assert seen[0].sample != seen[1].sample
     assert [each.header("user-agent") for each in server.requests] == ["a", "b"]
+    assert [each.header("x-irid") for each in server.requests] == ["a", "b"]
 
 
 @pytest.fixture(scope="module")
