@@ -55,6 +55,10 @@ CHECKPOINT = "model=checkpoint model.path="
             ["model=checkpoint", "model.path=t/gemma"],
             ["model_type is 'gemma2'", "supported: llama", "engine=huggingface"],
         ),
+        (
+            ["mode=convert", "model=checkpoint", "model.path=t/gemma", "convert.path=t/new"],
+            ["model_type is 'gemma2'", "conversion takes what engine=megatron computes"],
+        ),
         (["model=checkpoint", "model.path=t/noweights"], ["t/noweights/model.safetensors: missing"]),
         (
             ["model=checkpoint", "model.path=meta-llama/Llama-3.1-8B"],

@@ -46,6 +46,8 @@ async def test_huggingface_is_taken_for_the_rest_and_computes_it(name: str, tmp_
     save(kind, tmp_path, **changes)
     with pytest.raises(CheckpointError, match=rf"{reason}.*; engine=huggingface can serve it"):
         plan(Megatron(), tmp_path)
+    with pytest.raises(CheckpointError, match=rf"{reason}.*; engine=huggingface can serve it"):
+        Megatron().fingerprint(Model(path=str(tmp_path)))
     found = plan(Auto(max_sequences=7), tmp_path)
     assert found["taken"] == "huggingface"
     assert found["taken_because"].startswith(f"engine=megatron does not compute it: config.json: {reason}")

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from launcher.checkpoints import load_tokenizer, open_model
-from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.base import Checkpoint, NotComputed
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.export import folder
 from launcher.checkpoints.export.folder import Conversion, Progress, Wanted
@@ -22,7 +22,10 @@ NO_TOKENIZER = "none"
 
 def opened(model: Model) -> Checkpoint:
     """Open the checkpoint of a model. Raises `CheckpointError`."""
-    return open_model(_resolved("model.path", model.path), model.bounds, model.peft)
+    try:
+        return open_model(_resolved("model.path", model.path), model.bounds, model.peft)
+    except NotComputed as refused:
+        raise NotComputed(f"{refused}; conversion takes what engine=megatron computes") from refused
 
 
 def prepare(model: Model, target: Path, wanted: Wanted, with_tokenizer: bool) -> Conversion:

@@ -60,6 +60,9 @@ class Megatron(BatchedEngine):
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         return self._facts(self.decide(deployment, allocation))
 
+    def fingerprint(self, model: Model) -> str | None:
+        return open_checkpoint(model).fingerprint() if model.path else None
+
     def decide(self, deployment: Deployment, allocation: Allocation) -> Decision:
         """Read the checkpoint's metadata and decide how to serve it; `UserError` for what cannot work."""
         model, parallelism, optimizations = deployment.model, deployment.parallelism, deployment.optimizations
