@@ -59,15 +59,30 @@ def listing(group: str) -> Iterator[str]:
 
 
 def key_page(key: str) -> str:
-    """Return what one key takes and means, or all keys below it. Raises `UserError` for an unknown one."""
+    """Return what one key takes and means, all keys below it, or the page of the option that the word names.
+
+    Raises `UserError` for a word that is none of these.
+    """
     known = _all_keys()
     if key not in known and (inner := keys_below(key)):
         return "\n".join(line for each in inner for line in _row(known[each], each))
+    if key not in known and (holders := [group for group in names() if key in options_of(group)]):
+        return _page_of_option(key, holders)
     if key not in known:
         close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
         guess = f" (did you mean {', '.join(close)}?)" if close else ""
         raise UserError(f"help {key}: no such command, group or key{guess}; launcher --help lists commands and groups")
     return "\n".join(_row(known[key], key))
+
+
+def _page_of_option(option: str, holders: list[str]) -> str:
+    """Return the page of an option, or of several groups that have one of this name, a line for each."""
+    if len(holders) == 1:
+        return "\n".join(_option_page(holders[0], option))
+    commands = {group: f"  launcher help {group}/{option}" for group in holders}
+    width = max(map(len, commands.values())) + 2
+    lines = [_wrapped(line.ljust(width), _about(group, option), width) for group, line in commands.items()]
+    return "\n".join([f"{option} is an option of several groups:", "", *(line for each in lines for line in each)])
 
 
 def keys_below(key: str) -> list[str]:

@@ -93,7 +93,7 @@ def print_sweep(collected: SweepFile, folder: Path, console: Console) -> None:
     for task, columns in groupby(enumerate(layout.metrics), key=lambda item: item[1][0]):
         places = [place for place, _ in columns]
         wide = _points(layout, task, places, _plus_minus(console))
-        console.print(wide if _fits(wide, console) else _narrow_points(layout, task, places, _plus_minus(console)))
+        console.print(wide if fits(wide, console) else _narrow_points(layout, task, places, _plus_minus(console)))
     if not layout.metrics:
         console.print(Text("No point scored a sample."))
     for point in collected["points"]:
@@ -117,7 +117,7 @@ def print_watch(collected: WatchFile, folder: Path, console: Console) -> None:
     console.print()
     for task in tasks:
         wide = _checkpoints(collected, task, _plus_minus(console))
-        console.print(wide if _fits(wide, console) else _narrow_checkpoints(collected, task, _plus_minus(console)))
+        console.print(wide if fits(wide, console) else _narrow_checkpoints(collected, task, _plus_minus(console)))
     for point in every:
         if point["status"] not in ("ok", "evaluating"):
             status = (str(point["status"]), TONES.get(str(point["status"]), "bold red"))
@@ -189,7 +189,7 @@ def _narrow_table(title: str, point: str, beneath: str) -> Table:
     return table
 
 
-def _fits(table: Table, console: Console) -> bool:
+def fits(table: Table, console: Console) -> bool:
     """Tell whether a table has room for every cell on a line of its own."""
     return console.measure(table, options=console.options.update(width=MOST_WIDE)).maximum <= console.width
 

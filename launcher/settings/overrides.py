@@ -185,6 +185,8 @@ def in_grammar(word: str, sweeps: bool) -> str:
     """
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
+    if equals and not name.strip("~"):
+        raise UserError(f"{shown(word)}: no key stands before the sign; expected group=option or key=value")
     if not equals and not name.startswith("~"):
         joined = "; commas join the values of a sweep: key=1,2" if sweeps else ""
         raise UserError(f"{shown(word)}: expected group=option or key=value; --help lists the groups{joined}")

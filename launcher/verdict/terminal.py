@@ -13,6 +13,7 @@ from rich.text import Text
 from launcher.core.console import one_line, printable
 from launcher.core.types import Json
 from launcher.report import formatting
+from launcher.report.terminal import fits
 from launcher.verdict.schema import CategoryRowEntry, ComparisonFile, FlipEntry, FlipsEntry, RowEntry, RunEntry
 
 TONES = {"better": "bold green", "worse": "bold red", "may be chance": "yellow", "equal": "dim"}
@@ -40,7 +41,8 @@ def show(found: ComparisonFile, console: Console) -> None:
         console.print(_verdict(row))
     for text in _by_category(found["categories"]):
         console.print(text)
-    console.print(_speed(found["runs"]))
+    wide = _speed(found["runs"])
+    console.print(wide if fits(wide, console) else _narrow_speed(found["runs"]))
     for flips in found["flips"]:
         _show_flips(flips, console)
 
@@ -65,17 +67,38 @@ def _by_category(rows: list[CategoryRowEntry]) -> Iterator[Text]:
 
 
 def _speed(runs: list[RunEntry]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table, (heads, rows) = _table(), _figures(runs)
     table.add_column("run")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for run, figures in zip(runs, rows, strict=True):
+        table.add_row(run["label"], *figures)
+    return table
+
+
+def _narrow_speed(runs: list[RunEntry]) -> Table:
+    """The same for a terminal on which one line has no room for all heads: a line for each figure."""
+    table, (heads, rows) = _table(), _figures(runs)
+    table.add_column("run")
+    for run in runs:
+        table.add_column(run["label"], justify="right", overflow="fold")
+    for head, *figures in zip(heads, *rows, strict=True):
+        table.add_row(head, *figures)
+    return table
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False)
+
+
+def _figures(runs: list[RunEntry]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads of speed and cost, and the figures of each run."""
     speeds = [run["throughput"] for run in runs]
     heads, rows = formatting.rate_table(speeds)
     costs, paid = formatting.spent(speeds)
-    for name in (*heads, "latency p50", "wall time", *costs):
-        table.add_column(name, justify="right")
-    for run, speed, figures, cost in zip(runs, speeds, rows, paid, strict=True):
-        times = (_time((speed.get("latency_s") or {}).get("p50")), _time(speed.get("wall_s")))
-        table.add_row(run["label"], *figures, *times, *cost)
-    return table
+    times = [[_time((speed.get("latency_s") or {}).get("p50")), _time(speed.get("wall_s"))] for speed in speeds]
+    figures = [[*rate, *time, *cost] for rate, time, cost in zip(rows, times, paid, strict=True)]
+    return [*heads, "latency p50", "wall time", *costs], figures
 
 
 def _time(seconds: Json) -> str:

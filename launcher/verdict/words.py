@@ -29,11 +29,15 @@ def sentence(row: Row) -> str:
     if found.significant:
         return f"{size} ({p}, {questions})"
     if found.clusters is not None and found.clusters < FEWEST_CLUSTERS:
-        return f"{size}: {formatting.plural(found.clusters, 'passage')} are too few to tell ({questions})"
+        return f"{size}: {_too_few(found.clusters, formatting.plural(found.clusters, 'passage'))} ({questions})"
     if found.test == BOOTSTRAP and found.n < FEWEST_CLUSTERS:
-        return f"{size}: {questions} are too few to tell"
+        return f"{size}: {_too_few(found.n, questions)}"
     told = "" if row.needed is None else f"; about {_about(max(row.needed, found.n + 1))} questions would tell"
     return f"{size}: may be chance ({p}, {questions}){told}"
+
+
+def _too_few(count: int, units: str) -> str:
+    return f"{units} {'is' if count == 1 else 'are'} too few to tell"
 
 
 def _of_early_stop(row: Row, found: SequentialComparison) -> str:

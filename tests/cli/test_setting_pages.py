@@ -110,3 +110,11 @@ def test_the_run_has_a_page_of_the_keys_without_a_group(capsys: pytest.CaptureFi
     own = [setting.key for setting in settings_of(Run, deep=False) if setting.key in ("mode", "resume", "run")]
     assert own == ["mode", "resume", "run"]
     assert all(re.search(rf"^  {key}   ", page, re.M) for key in own)
+
+
+def test_the_name_of_an_option_leads_to_its_page_also_without_its_group(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, group in (("capitals", "tasks"), ("gpu", "optimizations")):
+        assert printed(capsys, "help", option) == printed(capsys, "help", group, option)
+    several = printed(capsys, "help", "none")
+    assert several.startswith("none is an option of several groups:")
+    assert re.findall(r"launcher help (\S+)", several) == ["engine/none", "judge/none", "model/none"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +14,10 @@ from launcher.core.errors import UserError
 from launcher.core.types import Status
 from launcher.tasks import scorer as scorers
 from launcher.tasks.generation import Generation
+from tests.running import UNVALIDATED
 from tests.scoring import score
 
+ROOT = Path(__file__).parents[2]
 BODY = """
 import os
 from helper import half
@@ -102,6 +107,28 @@ def test_the_source_is_in_the_fingerprint(file, jsonl, tmp_path):
     before = task.fingerprint()
     (tmp_path / "helper.py").write_text("def half(): return 0.7\n")
     assert task.fingerprint() != before
+
+
+OWN = """
+from launcher.stats.metric import Aggregation, Metric
+def most(values): return max(values) + len(values) / 100
+METRICS = [Metric("most", aggregation=Aggregation.corpus, combine=most, range=(0, None))]
+def score(prediction, item): return len(item["question"]) / 10
+"""
+
+
+def test_a_metric_of_the_corpus_is_computed_by_the_function_of_the_scorers_module(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    questions = ["a", "bcd", "efghi"]
+    (tmp_path / "items.jsonl").write_text("".join(f'{{"question": "{each}"}}\n' for each in questions))
+    task = ("tasks=[addition]", "tasks.addition.path=items.jsonl", "tasks.addition.prompt='{{question}}'")
+    own = ("tasks.addition.scorer=own.py:score", f"hydra.run.dir={tmp_path / 'run'}")
+    given = [sys.executable, str(ROOT / "launch.py"), "engine=echo", "model=none", UNVALIDATED, *task, *own]
+    done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads((tmp_path / "run/results.json").read_text())["tasks"].values()
+    found = result["metrics"]["most"]
+    assert (found["value"], found["aggregation"]) == (pytest.approx(0.5 + 0.03), "corpus")
 
 
 def test_a_file_without_a_function_is_one_line() -> None:

@@ -19,7 +19,7 @@ def folder(path, right, passages, count=200, **changes):
 
 def row(tmp_path, passages):
     """The second run answers all questions of some passages better."""
-    a = folder(tmp_path / "a", lambda number: number % passages >= passages // 5, passages, model="a")
+    a = folder(tmp_path / "a", lambda number: number % max(passages, 5) >= max(passages, 5) // 5, passages, model="a")
     b = folder(tmp_path / "b", lambda number: True, passages, model="b")
     (found,) = comparison.rows(runs.read_all([a, b]))
     (entry,) = collect.collect(runs.read_all([a, b]))["rows"]
@@ -40,10 +40,17 @@ def test_an_error_is_clustered_by_passage(tmp_path):
     assert "200 questions in 20 passages)" in sentence
 
 
-def test_too_few_passages_tell_nothing(tmp_path):
-    found, sentence = row(tmp_path, 5)
+@pytest.mark.parametrize(
+    ("passages", "said"),
+    [
+        (5, "5 passages are too few to tell (200 questions in 5 passages)"),
+        (1, "1 passage is too few to tell (200 questions in 1 passage)"),
+    ],
+)
+def test_too_few_passages_tell_nothing(tmp_path, passages, said):
+    found, sentence = row(tmp_path, passages)
     assert (found.verdict, found.found.p) == ("may be chance", 1.0)
-    assert "5 passages are too few to tell (200 questions in 5 passages)" in sentence
+    assert said in sentence
 
 
 @pytest.mark.parametrize("cluster", [None, "a1"])

@@ -72,6 +72,9 @@ def test_a_run_against_itself_is_equal_and_few_questions_tell_nothing(tmp_path: 
     (row,) = compared(*few)["rows"]
     assert (row["verdict"], row["interval"]) == ("may be chance", None)
     assert row["sentence"].endswith("9 questions are too few to tell")
+    one = [folder(tmp_path / f"one {name}", likelihoods(shift)[:1]) for name, shift in (("a", 0.0), ("b", 0.4))]
+    (row,) = compared(*one)["rows"]
+    assert row["sentence"].endswith(": 1 question is too few to tell")
 
 
 def test_passages_are_drawn_whole_in_comparisons_and_in_results(tmp_path: Path) -> None:

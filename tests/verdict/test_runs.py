@@ -12,6 +12,7 @@ from rich.console import Console
 
 from launcher.core.errors import UserError
 from launcher.core.types import Status
+from launcher.report import formatting
 from launcher.report.compare import Answers
 from launcher.verdict import collect, runs, terminal
 from tests.report.report_records import add_point, record
@@ -57,6 +58,16 @@ def test_other_settings_are_said_in_place_of_the_same_model_and_settings(tmp_pat
     console = Console(record=True, width=200)
     terminal.show(found, console)
     assert "the same model and settings" not in console.export_text()
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_no_head_of_speed_and_cost_is_cut(tmp_path: Path, width: int) -> None:
+    speed = dict.fromkeys(formatting.RATES, 1234.5) | {"latency_s": {"p50": 1.5}, "wall_s": 90.0, "prompt_tokens": 9}
+    found = collect.collect(pair(tmp_path, {"throughput": speed}, {"throughput": speed}))
+    console = Console(record=True, width=width)
+    terminal.show(found, console)
+    printed = console.export_text()
+    assert [head for head in (*formatting.RATES.values(), "latency p50", "wall time") if head not in printed] == []
 
 
 def test_answers_that_were_scored_again_can_be_compared(tmp_path: Path) -> None:

@@ -95,6 +95,11 @@ COMMANDS = {
 which returns either and may launch runs itself."""
 
 
+INSTEAD = {
+    ("convert", "--out"): "FOLDER, the second argument, is the folder to write",
+    ("race", "--plan"): "launcher eval A --plan plans the run of one model",
+}
+"""Options that another command has, and what works in this one."""
 UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (--[\w-]+)")
 ELSEWHERE = {
     "run": "launcher eval TARGET",
@@ -244,16 +249,21 @@ class _Parser(ArgumentParser):
         """Return what an option that does not exist stands for: one with a like name, or a setting."""
         if not (found := UNKNOWN_OPTION.match(message)):
             return ""
+        if instead := INSTEAD.get((self.prog.removeprefix("launcher "), found[1])):
+            return f"; {instead}"
         flags = [flag for action in self._actions for flag in action.option_strings]
         if close := difflib.get_close_matches(found[1], flags, n=1, cutoff=0.75):
             return f" (did you mean {close[0]}?)"
         if not any(action.metavar == "KEY=VALUE" for action in self._actions):
             return ""
-        from launcher.cli.hints import for_key
+        from launcher.cli.hints import KEYS_ELSEWHERE, for_key
 
         name = found[1].lstrip("-").replace("-", "_")
-        key = for_key(name, []).removeprefix("did you mean ").removesuffix("?").split(" or ")[0] or name
-        return f"; a setting has no dashes: {key}=<value>"
+        if name in KEYS_ELSEWHERE:
+            return f"; {KEYS_ELSEWHERE[name]}"
+        keys = for_key(name, []).removeprefix("did you mean ").removesuffix("?").split(" or ")
+        key = name if name in keys else keys[0]
+        return f"; a setting has no dashes: {key}=<value>" if key else ""
 
 
 def _unknown(word: str) -> str:

@@ -49,8 +49,17 @@ def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | 
     model, chosen_mode = of_target(command, target), contradictions.of_mode(mode, plan=given.plan)
     told = [chosen_mode, *((f"the target {shown(target)}", setting) for setting in model)]
     told += [("--tasks", setting) for setting in listed if given.tasks is not None]
+    if given.plan and mode == "run":
+        _check_plan(overrides)
     contradictions.refuse(command, [*told, *contradictions.of_out(given.out)], overrides, swept=given.multirun)
     return [*flags, chosen_mode[1], *model, *listed, *overrides, *out(given.out, swept=given.multirun)]
+
+
+def _check_plan(overrides: Sequence[str]) -> None:
+    """Raise `UserError` for a plan of a run without tasks, which the run would refuse."""
+    given = [word.partition("=")[2] for word in overrides if word.startswith("tasks=")]
+    if given and given[-1].replace(" ", "") == "[]":
+        raise UserError("tasks=[]: mode=run needs at least one task; launcher check TARGET --plan plans without tasks")
 
 
 def _parted(command: str, words: Sequence[str]) -> tuple[str, list[str]]:
