@@ -12,17 +12,18 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import aiohappyeyeballs
 
 from launcher.core.errors import Failure, HttpError
-from launcher.core.http_connection import Connection, Deadline, Incoming, KnownHeads, Limits, explained
+from launcher.core.http_connection import Arriving, Connection, Deadline, Incoming, KnownHeads, Limits, explained
 from launcher.core.http_request import Headers, Origin, Start, is_address, start
 from launcher.core.timers import Timers
 
-__all__ = ["Connections", "Incoming", "Limits"]
+__all__ = ["Arriving", "Connections", "Incoming", "Limits"]
 
 KEEP_ALIVE_S = 4.0
 """Idle connections are closed before common servers do it (uvicorn: 5 s), so that no request meets a closing one."""
@@ -233,7 +234,7 @@ class Connections:
     async def _connect(self, origin: Origin) -> Connection:
         pool = self._pools[origin]
         connection = Connection(
-            self._limits, lambda c: self._idle(pool, c), lambda c: self._lost(pool, c), self._known, self._timers
+            self._limits, partial(self._idle, pool), partial(self._lost, pool), self._known, self._timers
         )
         context = self._tls() if origin.scheme == "https" else None
         sock = await aiohappyeyeballs.start_connection(

@@ -7,6 +7,7 @@ import math
 import os
 import select
 import ssl
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -90,12 +91,57 @@ class Deadline:
         self.at = asyncio.get_running_loop().time() + timeout_s
 
 
-class Incoming:
-    """An answer of any status: its status, its headers as received, and its body as it arrives.
+class Arriving(ABC):
+    """An answer of any status as its connection brings it: its status, its headers as received, parts of its body.
 
-    The body is free of its transfer encoding; a content encoding stays as it is. The answer has to be read to its end
-    or closed.
+    The body is free of its transfer encoding; a content encoding stays as it is.
     """
+
+    status = 0
+    touched = False
+    """Whether a byte of the answer has arrived."""
+    received = 0
+    """Bytes of the body so far."""
+    _complete = False
+
+    def __init__(self, connection: Connection, method: str, url: str) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.url = url
+        self.method = method
+        self.made: dict[str, Any] = {}
+        """What was made of the head; answers with equal heads may share it."""
+        self._connection: Connection | None = connection
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole answer has arrived."""
+        return self._complete
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of a header; ``name`` is in lower case."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+    # Called by the connection
+
+    @abstractmethod
+    def arrived(self, part: bytes) -> int:
+        """Take a part of the body; return how much is held."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Take note that all of a read has arrived."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Mark the answer as whole, unless it has failed."""
+
+    @abstractmethod
+    def fail(self, reason: str, failure: Failure) -> None:
+        """End the answer with an error, and its connection."""
+
+
+class Incoming(Arriving):
+    """An answer that a coroutine reads as it arrives. It has to be read to its end or closed."""
 
     _timer: Timer | None = None
     _total_timeout_s = math.inf
@@ -106,33 +152,13 @@ class Incoming:
     def __init__(
         self, connection: Connection, method: str, url: str, silence_timeout_s: float, deadline: Deadline | None = None
     ) -> None:
-        self.status = 0
-        self.touched = False
-        """Whether a byte of the answer has arrived."""
-        self.received = 0
-        """Bytes of the body so far."""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.url = url
-        self.method = method
-        self.made: dict[str, Any] = {}
-        """What was made of the head; answers with equal heads may share it."""
-        self._complete = False
-        self._connection: Connection | None = connection
+        super().__init__(connection, method, url)
         self._silence_timeout_s = silence_timeout_s
         self._timers = connection.timers
         self._parts: deque[bytes] = deque()
         if deadline is not None:
             self._timer = self._timers.call_at(deadline.at, self._late)
             self._total_timeout_s = deadline.timeout_s
-
-    @property
-    def complete(self) -> bool:
-        """Whether the whole answer has arrived."""
-        return self._complete
-
-    def header(self, name: bytes) -> bytes | None:
-        """Return the first value of a header; ``name`` is in lower case."""
-        return next((value for key, value in self.headers if key.lower() == name), None)
 
     async def read(self, max_bytes: int) -> bytes:
         """Return the whole body. Raises `HttpError`, also if it has more than ``max_bytes``."""
@@ -217,8 +243,7 @@ class Incoming:
             self._waiter = None
 
     def _silent(self) -> None:
-        said = "no answer" if not self.status else "no more of the answer"
-        self.fail(f"{said} within {self._silence_timeout_s:g} s", Failure.timeout)
+        self.fail(silence(self, self._silence_timeout_s), Failure.timeout)
 
     def _late(self) -> None:
         self.fail(f"no answer within {self._total_timeout_s:g} s", Failure.timeout)
@@ -238,14 +263,12 @@ class Incoming:
     # Called by the connection
 
     def arrived(self, part: bytes) -> int:
-        """Keep a part of the body; return how much is held."""
         self._parts.append(part)
         self.received += len(part)
         self._held += len(part)
         return self._held
 
     def end(self) -> None:
-        """Mark the answer as whole, unless it has failed."""
         if self._error is not None:
             return
         self._complete = True
@@ -254,7 +277,6 @@ class Incoming:
         self.wake()
 
     def fail(self, reason: str, failure: Failure) -> None:
-        """End the answer with an error, and its connection."""
         if self._complete or self._error is not None:
             return
         self._error = HttpError(self.url, reason, failure)
@@ -265,9 +287,14 @@ class Incoming:
         self.wake()
 
     def wake(self) -> None:
-        """Let the reader look again: bytes have arrived, or the answer has ended."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def silence(answer: Arriving, seconds: float) -> str:
+    """Return the reason of an answer that fails since its server was silent for so long."""
+    said = "no answer" if not answer.status else "no more of the answer"
+    return f"{said} within {seconds:g} s"
 
 
 class Connection(asyncio.Protocol):
@@ -296,7 +323,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._poll: select.poll | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        self._answer: Incoming | None = None
+        self._answer: Arriving | None = None
         self._interim = self._until_close = self._ended = self._reusable = self._paused = False
         self._head_bytes = self._overhead = 0
         self._body: list[bytes] = []
@@ -312,7 +339,7 @@ class Connection(asyncio.Protocol):
         """Return whether the server left an idle connection alone: neither closed it, nor said something unasked."""
         return not self.closed and (self._poll is None or not self._poll.poll(0))
 
-    def ask(self, answer: Incoming, head: bytes, body: bytes) -> None:
+    def ask(self, answer: Arriving, head: bytes, body: bytes) -> None:
         """Send a request; its answer arrives in ``answer``."""
         if self._transport is None:
             self.unsent = True
@@ -389,7 +416,7 @@ class Connection(asyncio.Protocol):
             answer.wake()
             self._bound(answer, 0 if answer.received > before else len(data))
 
-    def _recognized(self, answer: Incoming, data: bytes) -> bool:
+    def _recognized(self, answer: Arriving, data: bytes) -> bool:
         """Take a whole answer whose head, byte for byte, came before: it needs no parser."""
         end = data.find(b"\r\n\r\n") + 4
         known = self._known.get(data[:end])
@@ -404,7 +431,7 @@ class Connection(asyncio.Protocol):
         self._end(answer)
         return True
 
-    def _remember(self, answer: Incoming, data: bytes) -> None:
+    def _remember(self, answer: Arriving, data: bytes) -> None:
         """Keep the head of a whole answer in one piece that says its length, and after which the connection stays."""
         end = data.find(b"\r\n\r\n") + 4
         length, lines = len(data) - end, len(answer.headers) + 2
@@ -416,25 +443,26 @@ class Connection(asyncio.Protocol):
             read = AnswerHead(answer.status, answer.headers, length, self.keep_alive_s, answer.made)
             self._known.keep(data[:end], read)
 
-    def _malformed(self, answer: Incoming, reason: str) -> None:
+    def _malformed(self, answer: Arriving, reason: str) -> None:
         self._reusable = False
         if not self._ended:
             answer.fail(reason, Failure.connection if answer.status else Failure.answer)
 
-    def _bound(self, answer: Incoming, overhead: int) -> None:
+    def _bound(self, answer: Arriving, overhead: int) -> None:
         self._overhead = self._overhead + overhead if overhead else 0
         if self._overhead > self._limits.header_bytes:
             answer.fail(f"the answer has more than {self._limits.header_bytes:,} bytes of headers", Failure.answer)
 
-    def _end(self, answer: Incoming) -> None:
+    def _end(self, answer: Arriving) -> None:
         self._answer, self.used = None, True
-        reusable = self._reusable and self._transport is not None and not self._transport.is_closing()
-        if self._transport is not None and self._transport.get_write_buffer_size():
+        transport = self._transport
+        reusable = self._reusable and transport is not None and not transport.is_closing()
+        if transport is not None and transport.get_write_buffer_size():
             reusable = False  # the server answered before the request was sent
-        if reusable:
+        if not reusable and transport is not None:
+            transport.abort()
+        elif self._paused:
             self.resume()
-        elif self._transport is not None:
-            self._transport.abort()
         answer.end()
         if reusable:
             self._on_idle(self)
@@ -479,7 +507,7 @@ class Connection(asyncio.Protocol):
         else:
             self._until_close = not framed
 
-    def _framed(self, answer: Incoming) -> bool:
+    def _framed(self, answer: Arriving) -> bool:
         framed = False
         for name, value in answer.headers:
             lower = name.lower()
@@ -493,7 +521,7 @@ class Connection(asyncio.Protocol):
                 self.keep_alive_s = _keep_alive_s(value)
         return framed
 
-    def _pass_body(self, answer: Incoming) -> None:
+    def _pass_body(self, answer: Arriving) -> None:
         """Give the answer what the parser has found of its body; behind its end there must be nothing."""
         part = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
@@ -532,7 +560,7 @@ def _keep_alive_s(value: bytes) -> float:
     return float("inf")
 
 
-def _lost(answer: Incoming, error: Exception | None) -> str:
+def _lost(answer: Arriving, error: Exception | None) -> str:
     if error is not None:
         return explained(error)
     return "the server closed the connection " + (

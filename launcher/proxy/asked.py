@@ -17,7 +17,6 @@ class Asked(Incoming):
     def __init__(self, connection: Connection, method: str, url: str, silence_s: float) -> None:
         super().__init__(connection, method, url, silence_s)
         self._source = connection
-        self._was_kept = connection.used
         self._time = asyncio.get_running_loop().time
         self._waits_since = 0.0
 
@@ -26,7 +25,7 @@ class Asked(Incoming):
 
     def may_repeat(self, error: HttpError) -> bool:
         """Tell whether the request may be sent once more after an error."""
-        return may_repeat(self, self._source, self._was_kept, error)
+        return may_repeat(self, self._source, error)
 
     def check_time(self, now: float) -> None:
         """Give up if its reader has waited for too long."""

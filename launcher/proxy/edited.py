@@ -1,136 +1,43 @@
-"""A request that adapters change without waiting for anything, and its answer: neither needs a coroutine."""
+"""The answer to a request that adapters change without waiting for anything: it needs no coroutine."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from collections.abc import Callable
 
-from launcher.adapters.base import Adapter, Edit
-from launcher.asgi.errors import ApiError
 from launcher.core.errors import AdapterError, Failure, HttpError
 from launcher.core.http_connection import Connection
-from launcher.core.types import Request, Response
-from launcher.core.unread import Unread
-from launcher.proxy.edited_stream import EditedEvents, EditedStream
-from launcher.proxy.exchange import (
-    EVENTS,
-    JSON,
-    LINGER_S,
-    Parts,
-    Seen,
-    bytes_of,
-    joined_headers,
-    json_object,
-    lines,
-    response_of,
-    seen_once,
-    split_once,
-)
-from launcher.proxy.head import Head, Headers
-from launcher.proxy.relay import Relay
+from launcher.proxy.adapted_bodies import bytes_of, response_of
+from launcher.proxy.adapted_headers import EVENTS, JSON, Seen, lines, seen_once
+from launcher.proxy.edited_stream import EditedStream
+from launcher.proxy.edits import Edited, EditPlan
+from launcher.proxy.exchange import LINGER_S
+from launcher.proxy.head import ClientRequest
+from launcher.proxy.plan import Plan
+from launcher.proxy.relay import Relay, Sender
 from launcher.proxy.reply import Reply
-from launcher.proxy.upstream import Prepared, Upstream
-
-
-@dataclass(frozen=True)
-class Edits:
-    """A chain of adapters that wait for nothing, the outermost first; ``copy`` says that all of them only do that."""
-
-    adapters: Sequence[Edit]
-    copy: bool
-    asking: Sequence[Callable[[Request], Request]]
-    answering: Sequence[tuple[int, Callable[[Request, Response], Response]]]
-    """How whole answers are changed, by the places of the adapters in the chain, the innermost first."""
-
-    @classmethod
-    def of(cls, adapters: Sequence[Adapter]) -> Self | None:
-        """Return a chain as edits; None if one of its adapters may have to wait."""
-        edits = [each for each in adapters if isinstance(each, Edit) and type(each).__call__ is Edit.__call__]
-        if not edits or len(edits) < len(adapters) or any(each.observer or each.keeps_answers for each in edits):
-            return None
-        places = [i for i, each in enumerate(edits) if type(each).edit_answer is not Edit.edit_answer]
-        answering = [(i, edits[i].edit_answer) for i in reversed(places)]
-        return cls(edits, all(each.copies for each in edits), [each.edit for each in edits], answering)
-
-    def plan(self, upstream: Upstream, parts: Parts, head: Head) -> EditPlan | None:
-        """Return what a head says of its requests; None for one that adapters cannot read, or that cannot be sent."""
-        try:
-            seen, unseen = split_once(upstream, head)
-        except ApiError:
-            return None
-        path = head.target.decode("ascii")
-        opened = upstream.opened(path, joined_headers(seen, unseen))
-        return None if opened is None else EditPlan(self, upstream, parts, path, seen, unseen, opened)
-
-
-class EditPlan(NamedTuple):
-    """What a head alone says of a request that adapters edit."""
-
-    edits: Edits
-    upstream: Upstream
-    parts: Parts
-    path: str
-    headers: Mapping[str, str]
-    unseen: Headers
-    opened: Prepared
-
-    def edited(self, data: bytes, sample: str) -> Edited | None:
-        """Return a request as the adapters change it; None if it goes elsewhere. Raises what they raise."""
-        edits, upstream, parts, path, headers, unseen, opened = self
-        body = json_object(data, upstream.settings.limits.body_bytes) if parts.reads_request else Unread(data)
-        given, request = list[Request](), Request.of(path, body, headers, sample)
-        for edit in edits.asking:
-            given.append(request)
-            request = edit(request)
-        if request.headers is not headers:
-            changed = upstream.opened(path, joined_headers(request.headers, unseen))
-            if changed is None:
-                return None
-            opened = changed
-        if request.path != path:
-            return None
-        made = data if request.body is body and not parts.rewrites_request else bytes_of(request.body)
-        return Edited(self, given, opened, made)
-
-    def stream(self, url: str, given: Sequence[Request]) -> EditedStream:
-        """Return how the adapters change the stream that answers."""
-        made = [adapter.edit_events(request) for adapter, request in zip(self.edits.adapters, given, strict=True)]
-        if not self.parts.reads_events:
-            return EditedStream()
-        inner_first = [each for each in reversed(made) if each is not None]
-        return EditedEvents(url, self.upstream.max_answer_bytes, inner_first, self.edits.copy)
-
-
-class Edited(NamedTuple):
-    """A request as adapters changed it, and as each of them was given it; ``opened`` is its head but the length."""
-
-    plan: EditPlan
-    given: Sequence[Request]
-    opened: Prepared
-    body: bytes
 
 
 class EditedRelay(Relay):
     """An answer that adapters change in the calls that bring it; ``refusal`` is what one of them raised."""
 
     _closing: asyncio.TimerHandle | None = None
+    _stream: EditedStream | None = None
 
     def __init__(
         self,
-        connection: Connection,
+        source: Connection,
+        sender: Sender,
+        request: ClientRequest,
+        plan: Plan,
+        edits: EditPlan,
         edited: Edited,
-        start: float,
-        silence_s: float,
         reply: Reply,
-        on_end: Callable[[Relay], None],
-        on_cancel: Callable[[Relay], None],
+        on_done: Callable[[Relay, bool], None],
     ) -> None:
-        super().__init__(connection, "POST", edited.opened.url, silence_s, reply, False, on_end, on_cancel)
-        self._stream: EditedStream | None = None
-        self._plan, self._given, *_ = edited
-        self._start = start
+        super().__init__(source, sender, request, plan, edited.opened.url, reply, on_done)
+        self._edits = edits
+        self._given = edited.given
 
     # Called by the client's connection
 
@@ -167,7 +74,7 @@ class EditedRelay(Relay):
         if self._complete:
             if self._stream is not None:
                 self._forget_stream()
-            self._on_end(self)
+            self._sender.ended(self)
 
     def _forget_stream(self) -> None:
         self._stream = None
@@ -196,7 +103,7 @@ class EditedRelay(Relay):
 
     def _begun(self, seen: Seen) -> EditedStream:
         """Return the stream that a head announces, which is passed on."""
-        self._stream = stream = self._plan.stream(self.url, self._given)
+        self._stream = stream = self._edits.stream(self.url, self._given)
         self.reply.collects = True
         self.reply.begin(self.status, seen.lines + EVENTS, None)
         self.reply.collects = False
@@ -211,18 +118,17 @@ class EditedRelay(Relay):
             self._end_stream(stream, b"" if stream.done else stream.fed(self._taken()))
             return
         self._check_size()
-        plan, data = self._plan, self._taken()
-        read_bytes = plan.upstream.max_answer_bytes if plan.parts.reads_answer else None
-        response = given = response_of(self, seen, data, self._start, read_bytes)
-        for place, edit_answer in plan.edits.answering:
+        edits, data = self._edits, self._taken()
+        response = given = response_of(self, seen, data, self.start, edits.read_bytes)
+        for place, edit_answer in edits.edits.answering:
             response = edit_answer(self._given[place], response)
         if response.fault is not None:
             raise AdapterError(response.fault)
-        unchanged = response.body is given.body and not plan.parts.rewrites_answer and self.status < 300
+        unchanged = response.body is given.body and not edits.parts.rewrites_answer and self.status < 300
         self.reply.whole(response.status, lines(response, seen, JSON), data if unchanged else bytes_of(response.body))
 
     def _check_size(self) -> None:
-        if self.received > (most := self._plan.upstream.most_bytes(self.status)):
+        if self.received > (most := self._edits.upstream.most_bytes(self.status)):
             raise HttpError(self.url, f"the answer has more than {most:,} bytes")
 
     def _end_late(self) -> None:

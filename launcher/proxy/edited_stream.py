@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from launcher.adapters.base import Changes
 from launcher.core.errors import HttpError
 from launcher.core.types import Json
+from launcher.proxy.adapted_bodies import read_event, read_events
 from launcher.proxy.events import EventSplitter
-from launcher.proxy.exchange import read_event, read_events
 from launcher.proxy.reply import dumped
 from launcher.proxy.template import END, Templates
 

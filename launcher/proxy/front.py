@@ -10,8 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from launcher.asgi.errors import ApiError
-from launcher.proxy.connection import ClientConnection, Service
+from launcher.proxy.connection import ClientConnection
 from launcher.proxy.metrics import CONNECTIONS, HEARTBEAT, Counters
+from launcher.proxy.service import Service
 from launcher.proxy.settings import Proxy
 
 log = logging.getLogger("launcher.proxy")

@@ -1,4 +1,4 @@
-"""What the proxy reads in the head of a request, and which headers pass on."""
+"""A request of a client: what the proxy reads in its head, and which headers pass on."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ class Head(NamedTuple):
     waits_for_continue: bool
     made: dict[str, Any]
     """What was made of this head alone, for the next request with an equal one."""
+
+
+class ClientRequest(NamedTuple):
+    """A whole request, and how its answer may be sent."""
+
+    head: Head
+    body: bytes
+    keep_alive: bool
+    chunks: bool
 
 
 def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> Head:

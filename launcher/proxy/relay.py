@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Protocol
 
-from launcher.core.connections import IDEMPOTENT, Incoming
+from launcher.core.connections import IDEMPOTENT, Arriving
 from launcher.core.errors import Failure, HttpError
-from launcher.core.http_connection import HIGH_BYTES, Connection
-from launcher.proxy.head import passed_on
+from launcher.core.http_connection import HIGH_BYTES, Connection, silence
+from launcher.proxy.head import ClientRequest, passed_on
+from launcher.proxy.plan import Plan
 from launcher.proxy.reply import Reply, lines_of
 from launcher.proxy.upstream import MAX_ERROR_BYTES
 
@@ -15,50 +18,65 @@ SMALL_BYTES = 64 << 10
 """An answer up to this size leaves in one piece."""
 
 
-def may_repeat(answer: Incoming, connection: Connection, was_kept: bool, error: HttpError) -> bool:
+def may_repeat(answer: Arriving, connection: Connection, error: HttpError) -> bool:
     """Tell whether a request may be sent once more: its kept connection was closed, as `Connections` says."""
     lost = error.failure is Failure.connection and not answer.touched
-    return lost and was_kept and (answer.method in IDEMPOTENT or connection.unsent)
+    return lost and connection.used and (answer.method in IDEMPOTENT or connection.unsent)
 
 
-class Relay(Incoming):
+class Sender(Protocol):
+    """What began a relay. Of `ended` and `left`, one is called once for each."""
+
+    silence_timeout_s: float
+
+    def ended(self, relay: Relay) -> None:
+        """Take note that the answer has ended."""
+
+    def left(self, relay: Relay) -> None:
+        """Take note that the client left before the end."""
+
+
+class Relay(Arriving):
     """An answer on its way to a client; what arrives together leaves together.
 
-    With ``collects_errors`` an error is not passed on: ``error_body`` has it at the end, for another shape. The relay
-    ends with one call of ``on_end``, unless it is cancelled; ``failure`` then says why the answer is not whole.
+    An error of a completion is not passed on: ``error_body`` has it at the end, for another shape. The client's
+    connection is told by ``on_done`` that nothing more comes, and whether the request has to be sent again.
     """
+
+    failure: HttpError | None = None
+    """Why the answer is not whole."""
+    refusal: Exception | None = None
+    """What an adapter raised."""
+    error_body: bytes | None = None
+    _left = False
+    _heard = True
+    """Whether the endpoint has sent something since the last look."""
+    _silent_since = 0.0
 
     def __init__(
         self,
-        connection: Connection,
-        method: str,
+        source: Connection,
+        sender: Sender,
+        request: ClientRequest,
+        plan: Plan,
         url: str,
-        silence_s: float,
         reply: Reply,
-        collects_errors: bool,
-        on_end: Callable[[Relay], None],
-        on_cancel: Callable[[Relay], None],
+        on_done: Callable[[Relay, bool], None],
     ) -> None:
-        super().__init__(connection, method, url, silence_s)
-        self.failure: HttpError | None = None
-        self.refusal: Exception | None = None
-        """What an adapter raised."""
-        self.error_body: bytes | None = None
+        super().__init__(source, plan.head.method, url)
+        self.request = request
+        self.plan = plan
         self.reply = reply
-        self._source = connection
-        self._was_kept = connection.used
-        self._collects_errors = collects_errors
+        self.on_done = on_done
+        self.start = time.perf_counter()
+        self._source = source
+        self._sender = sender
         self._pending: list[bytes] = []
-        self._on_end = on_end
-        self._on_cancel = on_cancel
-        self._heard = True
-        """Whether the endpoint has sent something since the last look."""
-        self._silent_since = 0.0
 
     @property
     def may_repeat(self) -> bool:
         """Whether the request may be sent once more."""
-        return self.failure is not None and may_repeat(self, self._source, self._was_kept, self.failure)
+        return self.failure is not None and may_repeat(self, self._source, self.failure)
 
     # Called by the client's connection
 
@@ -68,8 +86,8 @@ class Relay(Incoming):
     def cancel(self) -> None:
         """Drop the answer: its client has left."""
         if not self._complete and self.failure is None:
-            self._on_end = self._on_cancel
-            self.close()
+            self._left = True
+            self.fail("the client has left", Failure.connection)
 
     def resume(self) -> None:
         """Read on: the client takes what it gets."""
@@ -80,8 +98,8 @@ class Relay(Incoming):
         """Give up if the endpoint has been silent for too long: from one look to another, without a byte in between."""
         if self._heard:
             self._heard, self._silent_since = False, now
-        elif now - self._silent_since > self._silence_timeout_s:
-            self._silent()
+        elif now - self._silent_since > self._sender.silence_timeout_s:
+            self.fail(silence(self, self._sender.silence_timeout_s), Failure.timeout)
 
     # Called by the endpoint's connection
 
@@ -102,14 +120,14 @@ class Relay(Incoming):
         data = self._taken()
         if self.reply.started:
             self.reply.end(data)
-        elif self._collects_errors and self.status >= 400:
+        elif self.plan.is_completion and self.status >= 400:
             self.error_body = data
         elif self.method == "HEAD":
             self.reply.begin(self.status, self._lines(), self.header(b"content-length"))
             self.reply.end()
         else:
             self.reply.whole(self.status, self._lines(), data)
-        self._on_end(self)
+        self._sender.ended(self)
 
     def fail(self, reason: str, failure: Failure) -> None:
         if self._complete or self.failure is not None:
@@ -118,14 +136,17 @@ class Relay(Incoming):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
-        self._on_end(self)
+        if self._left:
+            self._sender.left(self)
+        else:
+            self._sender.ended(self)
 
     def _pass_on(self) -> None:
         """Write what has arrived, unless the rest comes soon."""
         if self.reply.started:
             if self._pending:
                 self.reply.write(self._taken())
-        elif self._collects_errors and self.status >= 400:
+        elif self.plan.is_completion and self.status >= 400:
             if self.received > MAX_ERROR_BYTES:
                 self.fail(f"the error has more than {MAX_ERROR_BYTES:,} bytes", Failure.answer)
         elif (length := self.header(b"content-length")) is None or int(length) > SMALL_BYTES:

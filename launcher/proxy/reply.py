@@ -37,10 +37,8 @@ class Client(Protocol):
     """Where the bytes go."""
 
     own_headers: bytes
+    draining: bool
     waits_for_client: asyncio.Future[None] | None
-
-    @property
-    def draining(self) -> bool: ...
 
     def write(self, data: bytes) -> None: ...
 
@@ -53,14 +51,15 @@ class Reply:
     Headers are the lines of a head. With ``collects``, what `begin` and `write` are given leaves with `flush` or `end`.
     """
 
+    status = sent = 0
+    complete = False
+    """Whether the answer has been written to its end."""
+    ends_with_connection = False
+    """Whether only the end of the connection tells the client that the body is whole."""
+    collects = _chunked = _is_stream = False
+    _head_bytes = b""
+
     def __init__(self, client: Client, *, head_only: bool, keep_alive: bool, chunks: bool) -> None:
-        self.status = self.sent = 0
-        self.complete = False
-        """Whether the answer has been written to its end."""
-        self.ends_with_connection = False
-        """Whether only the end of the connection tells the client that the body is whole."""
-        self.collects = self._chunked = self._is_stream = False
-        self._head_bytes = b""
         self.keep_alive = keep_alive
         self._client = client
         self._head_only = head_only

@@ -41,6 +41,7 @@ class Upstream:
         self._root = self.endpoint.root
         self.origin = target(self._root).origin
         self.max_answer_bytes = int(self.settings.max_answer_mb * 2**20)
+        self.max_request_bytes = self.settings.limits.body_bytes
 
     def most_bytes(self, status: int) -> int:
         """Return how large an answer with a status may be."""

@@ -27,11 +27,11 @@ from launcher.core.errors import UserError
 from launcher.core.event_loop import run_async
 from launcher.core.logs import file_handler
 from launcher.core.types import Endpoint, Json
-from launcher.proxy.connection import Service
 from launcher.proxy.forwarder import Forwarder
 from launcher.proxy.front import LAST_S, Front, most_connections
 from launcher.proxy.head import RUN
 from launcher.proxy.metrics import Counters
+from launcher.proxy.service import Service
 from launcher.proxy.settings import Proxy
 from launcher.proxy.upstream import Upstream
 from launcher.settings.component import plain_settings, restored
@@ -145,9 +145,8 @@ async def answering(
         service = Service(settings.limits, most_connections(settings), RUN + b": " + run.encode() + b"\r\n")
         upstream = Upstream(endpoint, settings, connections)
         forwarder = Forwarder(upstream, adapters, failures, counters, run, key, lambda: service.draining)
-        forwarder.health = partial(health_metrics.text, folder.parent)
-        service.refusal, service.refused = forwarder.refusal, forwarder.refused
-        service.relay, service.drives, service.answer = forwarder.relay, forwarder.drives, forwarder.answer
+        forwarder.pages.health = partial(health_metrics.text, folder.parent)
+        service.answering = forwarder
         yield service
 
 
