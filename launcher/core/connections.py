@@ -158,7 +158,9 @@ class Connections:
     def take(self, origin: Origin) -> Connection | None:
         """Return an idle connection to an origin, on which a request must be sent at once; None if there is none."""
         pool = self._pools.get(origin)
-        while pool is not None and pool.idle:
+        if pool is None:
+            return None
+        while pool.idle:
             connection = pool.idle.pop()
             if self._is_good(connection):
                 return connection

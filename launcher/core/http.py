@@ -152,13 +152,14 @@ def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
     JSON with more values than one for each `BYTES_PER_VALUE` of ``max_bytes``. Of lists and objects it may have one for
     so many of its own bytes.
     """
-    opened = _opened(data)
-    if opened <= DEPTH and len(data) <= FEW and not exact_json.may_have_long_integers(data):
+    size = len(data)
+    opened = 2 * size - len(data.replace(b"[", b"")) - len(data.replace(b"{", b""))  # as `_opened`, without a call
+    if opened <= DEPTH and size <= FEW and not exact_json.may_have_long_integers(data):
         try:
             return orjson.loads(data)
         except orjson.JSONDecodeError:
             pass  # Python's reader takes a little more, and says what is wrong
-    if len(data) > FEW:
+    if size > FEW:
         _check_values(data, opened, max_bytes)
     try:
         value = exact_json.loads(data, parse_float=_finite, parse_constant=_refused)

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeGuard, TypeVar
 
@@ -99,7 +99,7 @@ class Request:
     index: int = 0
     """Which of the sample's requests it is, from 0; those that its scoring sends come after its own."""
 
-    @property
+    @cached_property
     def route(self) -> str:
         """Its path without query and slashes at the end: what is asked for, however a client spells it."""
         return route_of(self.path)
@@ -118,6 +118,7 @@ class Request:
         made = object.__new__(cls)
         fields = made.__dict__
         fields["path"] = path
+        fields["route"] = route_of(path)
         fields["body"] = body
         fields["headers"] = headers
         fields["sample"] = sample

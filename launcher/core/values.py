@@ -10,7 +10,8 @@ T = TypeVar("T")
 def changed(value: T, **fields: object) -> T:
     """Do as ``dataclasses.replace`` in a fifth of its time.
 
-    ``value`` is of a dataclass without ``__post_init__`` and without slots; ``fields`` are names of its fields.
+    ``value`` is of a dataclass without ``__post_init__`` and without slots; ``fields`` are names of its fields. What it
+    has cached must not depend on these, as `Request.route` does on ``path``.
     """
     made: T = object.__new__(type(value))
     made.__dict__.update(value.__dict__, **fields)

@@ -44,19 +44,18 @@ def response_of(incoming: Arriving, seen: Seen, data: bytes, start: float, read_
 
     ``read_bytes`` is the bound on an answer that an adapter reads; None where none does.
     """
-    if incoming.status >= 300:
-        body = error_body(incoming.status, data)
+    status = incoming.status
+    if status >= 300:
+        body = error_body(status, data)
+    elif read_bytes is None:
+        body = Unread(data)
     else:
-        body = Unread(data) if read_bytes is None else _answer(incoming, data, read_bytes)
-    return Response.of(incoming.status, body, seen.headers, time.perf_counter() - start)
-
-
-def _answer(incoming: Arriving, data: bytes, most: int) -> Json:
-    try:
-        return http.parsed(data, most)
-    except ValueError as error:
-        text = data[:QUOTED].decode(errors="replace")
-        raise HttpError(incoming.url, f"answered HTTP {incoming.status} with no JSON ({error}): {text!r}") from None
+        try:
+            body = http.parsed(data, read_bytes)
+        except ValueError as error:
+            text = data[:QUOTED].decode(errors="replace")
+            raise HttpError(incoming.url, f"answered HTTP {status} with no JSON ({error}): {text!r}") from None
+    return Response.of(status, body, seen.headers, time.perf_counter() - start)
 
 
 def json_object(data: bytes, most: int) -> dict[str, Json]:
@@ -72,7 +71,12 @@ def json_object(data: bytes, most: int) -> dict[str, Json]:
 
 def bytes_of(body: Json) -> bytes:
     """Return the bytes of a body; those of one that was not read are what came."""
-    return body.raw if type(body) is Unread else dumped(body)
+    if type(body) is Unread:
+        return body.raw
+    try:
+        return orjson.dumps(body)
+    except (TypeError, ValueError):
+        return dumped(body)
 
 
 def event_texts(events: Sequence[Json]) -> bytes:

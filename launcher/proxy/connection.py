@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 from launcher.asgi.errors import ApiError
@@ -35,6 +36,7 @@ class ClientConnection(asyncio.Protocol):
         self._answering = service.answering
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
+        self.write: Callable[[bytes], None]
         self._reader = RequestReader(self, service)
         self._unread_until: float | None = None
         """Until when the client must have taken what was written."""
@@ -49,6 +51,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self.write = self._transport.write
         self._service.connections.add(self)
         if len(self._service.connections) > self._service.most:
             message = f"the proxy has as many connections as it takes ({self._service.most}); retry later"
@@ -88,9 +91,6 @@ class ClientConnection(asyncio.Protocol):
 
     # Answers
 
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
-
     @property
     def _busy(self) -> bool:
         return self._task is not None or self._relay is not None
@@ -115,11 +115,12 @@ class ClientConnection(asyncio.Protocol):
 
     def _start(self, item: ClientRequest | Refusal) -> None:
         if type(item) is ClientRequest:
-            reply = self._reply(item)
+            head, _, keep_alive, chunks = item
+            self._replying = reply = Reply(self, head.method == "HEAD", keep_alive, chunks)
             started = self._answering.relay(item, reply, self._relayed)
             if started is not None:
-                self._relay, head, body = started
-                self._relay.send(head, body)
+                self._relay, opening, body = started
+                self._relay.send(opening, body)
                 return
             if self._answering.drives(item):
                 self._drive(item, reply)
@@ -144,12 +145,12 @@ class ClientConnection(asyncio.Protocol):
 
     def _reply(self, request: ClientRequest) -> Reply:
         head, _, keep_alive, chunks = request
-        self._replying = Reply(self, head_only=head.method == "HEAD", keep_alive=keep_alive, chunks=chunks)
+        self._replying = Reply(self, head.method == "HEAD", keep_alive, chunks)
         return self._replying
 
     async def _answered(self, item: ClientRequest | Refusal) -> None:
         if isinstance(item, Refusal):
-            reply = Reply(self, head_only=item.head_only, keep_alive=False, chunks=False)
+            reply = Reply(self, item.head_only, keep_alive=False, chunks=False)
             self._answering.refused(item.error, reply)
             self._linger()
             return

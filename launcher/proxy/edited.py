@@ -6,16 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 from launcher.core.errors import AdapterError, Failure, HttpError
-from launcher.core.http_connection import Connection
 from launcher.proxy.adapted_bodies import bytes_of, response_of
 from launcher.proxy.adapted_headers import EVENTS, JSON, Seen, lines, seen_once
 from launcher.proxy.edited_stream import EditedStream
-from launcher.proxy.edits import Edited, EditPlan
+from launcher.proxy.edits import EditPlan
 from launcher.proxy.exchange import LINGER_S
-from launcher.proxy.head import ClientRequest
-from launcher.proxy.plan import Plan
-from launcher.proxy.relay import Relay, Sender
-from launcher.proxy.reply import Reply
+from launcher.proxy.relay import Relay
 
 
 class EditedRelay(Relay):
@@ -24,20 +20,11 @@ class EditedRelay(Relay):
     _closing: asyncio.TimerHandle | None = None
     _stream: EditedStream | None = None
 
-    def __init__(
-        self,
-        source: Connection,
-        sender: Sender,
-        request: ClientRequest,
-        plan: Plan,
-        edits: EditPlan,
-        edited: Edited,
-        reply: Reply,
-        on_done: Callable[[Relay, bool], None],
-    ) -> None:
-        super().__init__(source, sender, request, plan, edited.opened.url, reply, on_done)
-        self._edits = edits
-        self._given = edited.given
+    @property
+    def _edits(self) -> EditPlan:
+        edits = self.plan.edits
+        assert edits is not None
+        return edits
 
     # Called by the client's connection
 
@@ -56,7 +43,13 @@ class EditedRelay(Relay):
         if self._complete or self.failure is not None:
             return
         self._complete, self._connection = True, None
-        self._guarded(self._reply_whole)
+        try:
+            self._reply_whole()
+        except Exception as error:
+            self.refusal = error
+        if self._stream is not None:
+            self._forget_stream()
+        self._sender.ended(self)
 
     def fail(self, reason: str, failure: Failure) -> None:
         if self._stream is not None and self._stream.done:
@@ -111,7 +104,7 @@ class EditedRelay(Relay):
 
     def _reply_whole(self) -> None:
         """Reply with the answer, or with the rest of a stream."""
-        seen, stream = seen_once(self), self._stream
+        seen, stream = self.made.get("seen") or seen_once(self), self._stream
         if stream is None and seen.is_stream and self.status < 400:
             stream = self._begun(seen)
         if stream is not None:
@@ -119,12 +112,12 @@ class EditedRelay(Relay):
             return
         self._check_size()
         edits, data = self._edits, self._taken()
-        response = given = response_of(self, seen, data, self.start, edits.read_bytes)
+        response = came = response_of(self, seen, data, self.start, edits.read_bytes)
         for place, edit_answer in edits.edits.answering:
             response = edit_answer(self._given[place], response)
         if response.fault is not None:
             raise AdapterError(response.fault)
-        unchanged = response.body is given.body and not edits.parts.rewrites_answer and self.status < 300
+        unchanged = response.body is came.body and not edits.parts.rewrites_answer and self.status < 300
         self.reply.whole(response.status, lines(response, seen, JSON), data if unchanged else bytes_of(response.body))
 
     def _check_size(self) -> None:

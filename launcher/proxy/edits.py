@@ -16,6 +16,9 @@ from launcher.proxy.edited_stream import EditedEvents, EditedStream
 from launcher.proxy.head import Head, Headers
 from launcher.proxy.upstream import Prepared, Upstream
 
+Edited = tuple[Sequence[Request], Prepared, bytes]
+"""A request as each adapter was given it; and as it leaves: its head but the length, and its body."""
+
 
 @dataclass(frozen=True)
 class Edits:
@@ -80,7 +83,7 @@ class EditPlan(NamedTuple):
         if request.path != path:
             return None
         made = data if request.body is body and not parts.rewrites_request else bytes_of(request.body)
-        return Edited(given, opened, made)
+        return given, opened, made
 
     def stream(self, url: str, given: Sequence[Request]) -> EditedStream:
         """Return how the adapters change the stream that answers."""
@@ -89,11 +92,3 @@ class EditPlan(NamedTuple):
             return EditedStream()
         inner_first = [each for each in reversed(made) if each is not None]
         return EditedEvents(url, self.upstream.max_answer_bytes, inner_first, self.edits.copy)
-
-
-class Edited(NamedTuple):
-    """A request as adapters changed it, and as each of them was given it; ``opened`` is its head but the length."""
-
-    given: Sequence[Request]
-    opened: Prepared
-    body: bytes

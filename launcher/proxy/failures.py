@@ -25,11 +25,6 @@ class Failing:
         self._counters = counters
         self._stopped: str | None = None
 
-    @property
-    def has_stopped(self) -> bool:
-        """Whether an adapter has ended the evaluation, in this worker or another one."""
-        return self._stopped is not None or self._counters.stopped
-
     def check(self) -> None:
         """Raise `ApiError` if an adapter has ended the evaluation."""
         if self._stopped is not None:

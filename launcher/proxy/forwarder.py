@@ -92,9 +92,9 @@ class Forwarder:
             if edited is None:
                 connections.give_back(source, origin)
                 return None
-            _, opened, body = edited
+            given, opened, body = edited
             head = b"%bContent-Length: %d\r\n\r\n" % (opened.head, len(body))
-            relay: Relay = EditedRelay(source, self, request, plan, edits, edited, reply, on_done)
+            relay: Relay = EditedRelay(source, self, request, plan, opened.url, reply, on_done, given)
         else:
             assert passes is not None
             head, body = passes.head, request.body
@@ -132,7 +132,7 @@ class Forwarder:
 
     def _edited(self, plan: EditPlan, body: bytes) -> Edited | None:
         """Return a request as the adapters change it; None if that takes a coroutine, which then finds any error."""
-        if self._failing.has_stopped:
+        if self.counters.stopped:
             return None
         try:
             return plan.edited(body, self._new_sample())

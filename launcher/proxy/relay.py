@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from launcher.core.connections import IDEMPOTENT, Arriving
 from launcher.core.errors import Failure, HttpError
 from launcher.core.http_connection import HIGH_BYTES, Connection, silence
+from launcher.core.types import Request
 from launcher.proxy.head import ClientRequest, passed_on
 from launcher.proxy.plan import Plan
 from launcher.proxy.reply import Reply, lines_of
@@ -62,6 +63,7 @@ class Relay(Arriving):
         url: str,
         reply: Reply,
         on_done: Callable[[Relay, bool], None],
+        given: Sequence[Request] = (),
     ) -> None:
         super().__init__(source, plan.head.method, url)
         self.request = request
@@ -69,6 +71,8 @@ class Relay(Arriving):
         self.reply = reply
         self.on_done = on_done
         self.start = time.perf_counter()
+        self._given = given
+        """The request as each adapter was given it, where there are any."""
         self._source = source
         self._sender = sender
         self._pending: list[bytes] = []

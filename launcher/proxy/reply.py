@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
@@ -39,8 +39,7 @@ class Client(Protocol):
     own_headers: bytes
     draining: bool
     waits_for_client: asyncio.Future[None] | None
-
-    def write(self, data: bytes) -> None: ...
+    write: Callable[[bytes], None]
 
     def watch(self, answer: Watched) -> None: ...
 
@@ -59,7 +58,7 @@ class Reply:
     collects = _chunked = _is_stream = False
     _head_bytes = b""
 
-    def __init__(self, client: Client, *, head_only: bool, keep_alive: bool, chunks: bool) -> None:
+    def __init__(self, client: Client, head_only: bool, keep_alive: bool, chunks: bool) -> None:
         self.keep_alive = keep_alive
         self._client = client
         self._head_only = head_only
@@ -72,10 +71,12 @@ class Reply:
 
     def whole(self, status: int, lines: bytes, body: bytes) -> None:
         """Write a whole answer."""
-        framing = b"" if status in WITHOUT_BODY else b"Content-Length: %d\r\n" % len(body)
-        head = self._head(status, lines, framing)
         self.sent, self.complete = len(body), True
-        self._client.write(head if self._head_only or status in WITHOUT_BODY else head + body)
+        if status in WITHOUT_BODY:
+            self._client.write(self._head(status, lines, b""))
+            return
+        head = self._head(status, lines, b"Content-Length: %d\r\n" % len(body))
+        self._client.write(head if self._head_only else head + body)
 
     def begin(self, status: int, lines: bytes, length: bytes | None, first: bytes = b"") -> None:
         """Write the head of an answer whose body follows, and its first part; without a ``length``, in chunks."""
