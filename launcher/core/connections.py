@@ -22,6 +22,7 @@ from launcher.core.errors import Failure, HttpError
 from launcher.core.http_connection import Arriving, Connection, Deadline, Incoming, KnownHeads, Limits, explained
 from launcher.core.http_request import Headers, Origin, Start, is_address, start
 from launcher.core.timers import Timers
+from launcher.core.write_queue import WriteQueue
 
 __all__ = ["Arriving", "Connections", "Incoming", "Limits"]
 
@@ -59,7 +60,8 @@ class Connections:
 
     A kept connection may close before a byte of the answer comes. Then the request is sent once more over a fresh one
     if that cannot repeat an effect. Its method is idempotent (RFC 9110, 9.2.2), or a part of it never left this
-    process. Any other request fails: the server may have read it, and a completion costs money.
+    process. Any other request fails: the server may have read it, and a completion costs money. With a ``write_queue``
+    the requests of one turn of the event loop leave together.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class Connections:
         keep_alive_s: float = KEEP_ALIVE_S,
         limits: Limits | None = None,
         context: ssl.SSLContext | None = None,
+        write_queue: WriteQueue | None = None,
     ) -> None:
         self._per_origin = per_origin
         self._keep_alive_s = keep_alive_s
         self._limits = limits or Limits()
         self._known = KnownHeads()
         self._context = context
+        self._write_queue = write_queue
         self._pools: dict[Origin, _Pool] = {}
         self._all: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -236,7 +240,12 @@ class Connections:
     async def _connect(self, origin: Origin) -> Connection:
         pool = self._pools[origin]
         connection = Connection(
-            self._limits, partial(self._idle, pool), partial(self._lost, pool), self._known, self._timers
+            self._limits,
+            partial(self._idle, pool),
+            partial(self._lost, pool),
+            self._known,
+            self._timers,
+            self._write_queue,
         )
         context = self._tls() if origin.scheme == "https" else None
         sock = await aiohappyeyeballs.start_connection(

@@ -18,6 +18,7 @@ import httptools
 from launcher.core.driven import Turn, waiter
 from launcher.core.errors import Failure, HttpError
 from launcher.core.timers import Timer, Timers
+from launcher.core.write_queue import LateTransport, WriteQueue
 
 HIGH_BYTES = 256 << 10
 """Of a body that its reader has not taken yet, so many bytes are held; then the socket is no longer read."""
@@ -307,6 +308,7 @@ class Connection(asyncio.Protocol):
         on_lost: Callable[[Connection], None],
         known: KnownHeads | None = None,
         timers: Timers | None = None,
+        write_queue: WriteQueue | None = None,
     ) -> None:
         self.timers = timers or Timers()
         self.used = False
@@ -320,7 +322,9 @@ class Connection(asyncio.Protocol):
         self._known = KnownHeads() if known is None else known
         self._on_idle = on_idle
         self._on_lost = on_lost
-        self._transport: asyncio.Transport | None = None
+        self._write_queue = write_queue
+        self._late: LateTransport | None = None
+        self._transport: asyncio.Transport | LateTransport | None = None
         self._poll: select.poll | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._answer: Arriving | None = None
@@ -369,7 +373,10 @@ class Connection(asyncio.Protocol):
     # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        if self._write_queue is not None:
+            self._transport = self._late = self._write_queue.late(transport)
+        else:
+            self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         if hasattr(select, "poll"):
             self._poll = select.poll()
             self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
@@ -383,7 +390,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         answer, self._answer = self._answer, None
         self.unsent = self.unsent or isinstance(exc, BrokenPipeError)  # the rest was not even taken by the system
-        self._transport = self._parser = self._poll = None
+        self.unsent = self.unsent or (self._late is not None and bool(self._late.held))
+        self._transport = self._late = self._parser = self._poll = None
         if answer is not None:
             if self._until_close and exc is None:
                 answer.end()
@@ -393,8 +401,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         answer = self._answer
-        if answer is None or self._parser is None:
-            self.abort()  # no request is open: what follows would be taken for the answer to the next request
+        if answer is None or self._parser is None or (self._late is not None and self._late.held):
+            self.abort()  # no request was sent: what follows would be taken for the answer to the next request
             return
         at_start, before = not answer.touched, answer.received
         if at_start and self._recognized(answer, data):

@@ -6,10 +6,10 @@ import asyncio
 import functools
 from collections import deque
 from collections.abc import Callable
-from typing import cast
 
 from launcher.asgi.errors import ApiError
 from launcher.core.driven import Driven
+from launcher.core.write_queue import LateTransport
 from launcher.proxy.head import ClientRequest
 from launcher.proxy.relay import Relay
 from launcher.proxy.reply import Reply, Watched
@@ -35,7 +35,7 @@ class ClientConnection(asyncio.Protocol):
         self._service = service
         self._answering = service.answering
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport
+        self._transport: LateTransport
         self.write: Callable[[bytes], None]
         self._reader = RequestReader(self, service)
         self._unread_until: float | None = None
@@ -50,7 +50,7 @@ class ClientConnection(asyncio.Protocol):
     # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._transport = self._service.write_queue.late(transport)
         self.write = self._transport.write
         self._service.connections.add(self)
         if len(self._service.connections) > self._service.most:
@@ -179,6 +179,7 @@ class ClientConnection(asyncio.Protocol):
         """End the connection so that the client does not take a part of an answer for the whole."""
         self._reader.state = REFUSED
         if reply.ends_with_connection:
+            self._transport.flush()
             self._transport.abort()
         else:
             self._transport.close()
@@ -210,6 +211,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport.write_eof()
 
     def eof_received(self) -> bool:
+        self._transport.flush()
         return False
 
     # Limits
@@ -223,6 +225,7 @@ class ClientConnection(asyncio.Protocol):
     def cut(self, error: ApiError) -> None:
         """End the connection at once; a stream that has begun gets the error as its last event."""
         reply = self._replying
+        self._transport.flush()
         if reply is None or not self._busy or not reply.started or reply.complete or reply.is_held:
             self._transport.abort()
         else:

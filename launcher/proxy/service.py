@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from launcher.asgi.config import Limits
 from launcher.asgi.errors import ApiError
+from launcher.core.write_queue import WriteQueue
 from launcher.proxy.head import ClientRequest, Head
 from launcher.proxy.relay import Relay
 from launcher.proxy.reply import Reply
@@ -44,7 +45,7 @@ class KnownHead(NamedTuple):
     keep_alive: bool
 
 
-class Drained(Protocol):
+class ServedConnection(Protocol):
     """A connection, as the service ends it."""
 
     def drain(self) -> None: ...
@@ -57,12 +58,13 @@ class Drained(Protocol):
 class Service:
     """What connections share."""
 
-    def __init__(self, limits: Limits, most: int, own_headers: bytes) -> None:
+    def __init__(self, limits: Limits, most: int, own_headers: bytes, write_queue: WriteQueue) -> None:
         self.limits = limits
         self.most = most
         """How many connections there may be."""
         self.own_headers = own_headers
-        self.connections: set[Drained] = set()
+        self.write_queue = write_queue
+        self.connections: set[ServedConnection] = set()
         self.draining = False
         self.heads: dict[bytes, KnownHead] = {}
         """The heads of requests that passed: most clients send the same few again and again."""

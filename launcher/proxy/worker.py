@@ -27,6 +27,7 @@ from launcher.core.errors import UserError
 from launcher.core.event_loop import run_async
 from launcher.core.logs import file_handler
 from launcher.core.types import Endpoint, Json
+from launcher.core.write_queue import WriteQueue
 from launcher.proxy.forwarder import Forwarder
 from launcher.proxy.front import LAST_S, Front, most_connections
 from launcher.proxy.head import RUN
@@ -138,11 +139,14 @@ async def answering(
     key: str | None,
 ) -> AsyncIterator[Service]:
     """Yield what answers clients, with the adapters running."""
+    write_queue = WriteQueue()
     async with (
-        Connections(settings.upstream_connections) as connections,
+        Connections(settings.upstream_connections, write_queue=write_queue) as connections,
         all_running(adapters, folder, deployment) as failures,
     ):
-        service = Service(settings.limits, most_connections(settings), RUN + b": " + run.encode() + b"\r\n")
+        service = Service(
+            settings.limits, most_connections(settings), RUN + b": " + run.encode() + b"\r\n", write_queue
+        )
         upstream = Upstream(endpoint, settings, connections)
         forwarder = Forwarder(upstream, adapters, failures, counters, run, key, lambda: service.draining)
         forwarder.pages.health = partial(health_metrics.text, folder.parent)
