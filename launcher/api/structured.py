@@ -13,6 +13,7 @@ from typing import Any, Literal
 from launcher.api.dead_rules import dead_rule
 from launcher.api.endless import endless_reference
 from launcher.api.request_schema import Sampled, StructuredOutputs
+from launcher.api.tool_calls.element_grammar import NotHeld
 from launcher.api.tool_calls.request import ToolUse
 from launcher.asgi.errors import clipped, invalid, quoted
 from launcher.core.types import Json
@@ -60,7 +61,14 @@ async def grammar_of_calls(tools: ToolUse) -> Grammar | None:
         return None
     for name, schema in tools.schemas:
         await _checked("tools", "json", json.dumps(schema), f"the function {quoted(name)}: ")
-    return await _checked("tools", "lark", tools.grammar())
+    try:
+        grammar = tools.grammar()
+    except NotHeld as error:
+        reason = (
+            f"{error}: calls in the form {tools.format.name} cannot be held to it; leave strict out, or send 'auto'"
+        )
+        raise invalid("tools", f"Invalid 'tools': {clipped(reason)}") from None
+    return await _checked("tools", "lark", grammar)
 
 
 async def _checked(param: str, kind: Kind, source: str, where: str = "") -> Grammar:

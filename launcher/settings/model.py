@@ -35,6 +35,12 @@ class ToolCallParser(Enum):
     llama3_json = "llama3_json"
     mistral = "mistral"
     pythonic = "pythonic"
+    qwen3_coder = "qwen3_coder"
+    glm45 = "glm45"
+    glm47 = "glm47"
+    deepseek_v3 = "deepseek_v3"
+    deepseek_v31 = "deepseek_v31"
+    granite = "granite"
     none = "none"
 
 
@@ -48,7 +54,8 @@ class Model:
     the weights when they are read. ``context_length`` in tokens, when it should be less than what the checkpoint
     says. A chat template may compute for ``chat_template_timeout_s`` seconds for one conversation, and write
     ``chat_template_max_mb`` MB beyond its messages. ``tool_call_parser`` is the form of the model's tool calls.
-    ``hermes`` is also Qwen's; ``none`` refuses tools, and ``auto`` finds the form in the chat template.
+    ``hermes`` is also that of Qwen 2.5 and 3, ``qwen3_coder`` also that of Qwen 3.5; ``none`` refuses tools, and
+    ``auto`` finds the form in the chat template.
     """
 
     name: str = "model"

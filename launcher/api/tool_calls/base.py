@@ -54,6 +54,17 @@ class Frame:
     after: str
 
 
+@dataclass(frozen=True)
+class Elements:
+    """The text around a key and a value. A text ends at ``close``, and ``line`` is what stands before that."""
+
+    key: str
+    value: str
+    line: str
+    close: str
+    after: str = "\n"
+
+
 JSON_LIST = Frame("[", '{"name": "', '", "parameters": ', "}", ", ", "]")
 """A list of calls in JSON, as vLLM forces it: for forms that no JSON grammar describes."""
 
@@ -72,14 +83,21 @@ class ToolCallFormat(ABC):
     separators: str = ""
     """What may stand between calls beside white space."""
     frame: Frame = JSON_LIST
+    holds_chosen: bool = True
+    """Whether a grammar holds calls that the model chooses: each way to begin one is known to it."""
+    elements: Elements | None = None
+    """How arguments are written that are no JSON object; a call of those is passed on when it is whole."""
 
     @abstractmethod
     def end(self, block: str) -> int | None:
         """Return where the calls end that ``block`` begins with; None as long as they go on."""
 
     @abstractmethod
-    def calls(self, block: str, tools: frozenset[str]) -> Sequence[Call]:
-        """Return the calls of a whole block, at least one. Raises `NotACall`."""
+    def calls(self, block: str, tools: Mapping[str, Json]) -> Sequence[Call]:
+        """Return the calls of a whole block, at least one. Raises `NotACall`.
+
+        ``tools`` are the schemas of arguments by the names of their functions.
+        """
 
     def new_id(self) -> str:
         return f"call_{secrets.token_hex(12)}"

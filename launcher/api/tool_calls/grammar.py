@@ -6,9 +6,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from launcher.api.request_schema import Function
 from launcher.api.tool_calls.base import Frame, ToolCallFormat
+from launcher.api.tool_calls.element_grammar import free_rules, rules
+from launcher.core.types import Json
 
 Tokens = Mapping[str, int]
 """Special tokens of a form by their texts; a text that is none of them is written as it is."""
@@ -16,18 +19,19 @@ WHITESPACE = r"\x20?"
 """Models are trained on calls in one line; small ones would go on with white space."""
 
 
-def forced(frame: Frame, tools: Sequence[Function], tokens: Tokens, *, single: bool) -> str:
+def forced(form: ToolCallFormat, tools: Sequence[Function], tokens: Tokens, *, single: bool) -> str:
     """Return the grammar of an answer that consists of calls: of one if ``single``, else of at least one."""
+    frame = form.frame
     more = "" if single or frame.between is None else f" ({_literal(frame.between, tokens)} call)*"
     lines = [f"start: {_literal(frame.before, tokens)} call{more} {_literal(frame.after, tokens)}"]
-    return _grammar([*lines, *_calls(frame, tools, tokens, held=True)])
+    return _grammar([*lines, *_calls(form, frame, tools, tokens, held=True)])
 
 
 def chosen(form: ToolCallFormat, tools: Sequence[Function], tokens: Tokens, *, single: bool) -> str:
     """Return the grammar of an answer that may have calls: those of strict tools are held to their schemas."""
     mark = next((mark for mark in form.marks if (form.frame.before + form.frame.name).startswith(mark)), "")
     frame = _without(form.frame, mark)
-    calls = _calls(frame, tools, tokens, held=False)
+    calls = _calls(form, frame, tools, tokens, held=False)
     if not mark:
         return _grammar([f"start: call | OTHER?\nOTHER: /[^\\s{re.escape(form.bare)}](?s:.*)/", *calls])
     group = f"{_literal(frame.before, tokens)} call"
@@ -52,17 +56,30 @@ def _behind_mark(group: str, mark: str, tokens: Tokens, once: bool) -> list[str]
     return [f"start: (lead {group}){count} TEXT?", f"lead[suffix={json.dumps(mark)}]: /(?s:.*)/", unmarked]
 
 
-def _calls(frame: Frame, tools: Sequence[Function], tokens: Tokens, *, held: bool) -> list[str]:
+def _calls(form: ToolCallFormat, frame: Frame, tools: Sequence[Function], tokens: Tokens, *, held: bool) -> list[str]:
     """Return the rules of a call of each tool; of those that are not ``held``, only strict ones have their schema."""
     names = [f"call{i}" for i in range(len(tools))]
     lines = [f"call: {' | '.join(names)}"]
     for name, tool in zip(names, tools, strict=True):
-        schema = tool.schema_of_arguments() if held or tool.strict else {"type": "object"}
-        guided = {**schema, "x-guidance": {"whitespace_pattern": WHITESPACE}}
+        schema = tool.schema_of_arguments() if held or tool.strict else None
         begin = _literal(frame.name + tool.name + frame.arguments, tokens)
-        lines.append(f"{name}: {begin} {name}a {_literal(frame.end, tokens)}")
-        lines.append(f"{name}a: %json {json.dumps(guided)}")
+        lines += _call(form, name, begin, frame.end, schema, tokens)
     return lines
+
+
+def _call(
+    form: ToolCallFormat, name: str, begin: str, end: str, schema: Mapping[str, Json] | None, tokens: Tokens
+) -> list[str]:
+    """Return the rules of a call of one tool, held to a schema if there is one. Raises `NotHeld`."""
+    literal = partial(_literal, tokens=tokens)
+    if form.elements is not None and schema is None:
+        first, tag, rest = end.partition(">")
+        return [f"{name}: {begin} {name}a {literal(rest)}", *free_rules(f"{name}a", first + tag, literal)]
+    head = f"{name}: {begin} {name}a {literal(end)}"
+    if form.elements is not None and schema is not None:
+        return [head, *rules(f"{name}a", schema, form.elements, literal, WHITESPACE)]
+    guided = {**(schema or {"type": "object"}), "x-guidance": {"whitespace_pattern": WHITESPACE}}
+    return [head, f"{name}a: %json {json.dumps(guided)}"]
 
 
 def _literal(text: str, tokens: Tokens) -> str:

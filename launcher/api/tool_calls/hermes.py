@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from launcher.api.tool_calls.base import Call, Frame, ToolCallFormat, loaded, of_json
+from launcher.core.types import Json
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 QUOTE = re.compile(r'\\.|"', re.DOTALL)
@@ -25,7 +26,7 @@ class Hermes(ToolCallFormat):
             at = block.find(CLOSE, at + 1)
         return None if at < 0 else at + len(CLOSE)
 
-    def calls(self, block: str, tools: frozenset[str]) -> Sequence[Call]:
+    def calls(self, block: str, tools: Mapping[str, Json]) -> Sequence[Call]:
         return of_json(loaded(block.removeprefix(OPEN).removesuffix(CLOSE)))
 
 

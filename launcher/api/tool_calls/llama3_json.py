@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from launcher.api.tool_calls.base import Call, Frame, NotACall, OtherText, ToolCallFormat, json_end, loaded, of_json
+from launcher.core.types import Json
 
 TAG, NAMED = "<|python_tag|>", '"name"'
 
@@ -25,7 +26,7 @@ class Llama3Json(ToolCallFormat):
         start = len(block) - len(block.removeprefix(TAG).lstrip())
         return json_end(block, start) if block[start : start + 1] == "{" else None
 
-    def calls(self, block: str, tools: frozenset[str]) -> Sequence[Call]:
+    def calls(self, block: str, tools: Mapping[str, Json]) -> Sequence[Call]:
         if block.startswith(TAG):
             return of_json(loaded(block.removeprefix(TAG)))
         if NAMED not in block:

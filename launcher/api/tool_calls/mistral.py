@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from launcher.api.tool_calls.base import Call, Frame, NotACall, ToolCallFormat, json_end, loaded, of_json
+from launcher.core.types import Json
 
 OPEN, ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 NAMED = re.compile(r"\s*(?P<name>[^\s\[\]{}]+)\s*(\[CALL_ID\][^\[\]{}]*)?(\[ARGS\])?\s*(?=\{)")
@@ -30,7 +31,7 @@ class Mistral(ToolCallFormat):
             return None
         return json_end(block, len(OPEN) + start)
 
-    def calls(self, block: str, tools: frozenset[str]) -> Sequence[Call]:
+    def calls(self, block: str, tools: Mapping[str, Json]) -> Sequence[Call]:
         rest = block.removeprefix(OPEN)
         if named := NAMED.match(rest):
             return of_json({"name": named["name"], "arguments": loaded(rest[named.end() :])})

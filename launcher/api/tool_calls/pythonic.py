@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher.api.tool_calls.base import Call, NotACall, OtherText, ToolCallFormat
+from launcher.core.types import Json
 
 SYNTAX = re.compile(r"""'(?:\\.|[^'\\])*'?|"(?:\\.|[^"\\])*"?|[\[\](){}]""", re.DOTALL)
 LIKE_CALLS = re.compile(r"\s*\[\s*[A-Za-z_][\w.]*\s*\(")
@@ -22,6 +23,7 @@ class Pythonic(ToolCallFormat):
 
     name = "pythonic"
     bare = "["
+    holds_chosen = False
 
     def end(self, block: str) -> int | None:
         depth = 0
@@ -34,7 +36,7 @@ class Pythonic(ToolCallFormat):
                     return found.end()
         return None
 
-    def calls(self, block: str, tools: frozenset[str]) -> Sequence[Call]:
+    def calls(self, block: str, tools: Mapping[str, Json]) -> Sequence[Call]:
         if not LIKE_CALLS.match(block):
             raise OtherText("a list of something else")
         if len(block) > LONGEST:

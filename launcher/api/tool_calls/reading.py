@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from launcher.api.detokenizer import CallDelta, TextDelta, overlap
 from launcher.api.tool_calls.base import Call, Frame, JsonSpan, NotACall, OtherText, ToolCallFormat
+from launcher.core.types import Json
 
 SPACE = " \t\r\n"
 
@@ -20,7 +21,7 @@ class Reader:
     """
 
     format: ToolCallFormat
-    tools: frozenset[str]
+    tools: Mapping[str, Json]
     shown: Mapping[int, bytes] = field(default_factory=dict)
     single: bool = False
     _text: str = ""

@@ -9,7 +9,7 @@ from launcher.api.detokenizer import CallReader
 from launcher.api.request_schema import ChatRequest, Function, NamedTool
 from launcher.api.tool_calls import grammar
 from launcher.api.tool_calls.base import ToolCallFormat
-from launcher.api.tool_calls.formats import FORMATS, format_of
+from launcher.api.tool_calls.formats import FORMATS, format_of, unread_form
 from launcher.api.tool_calls.reading import ForcedReader, Reader
 from launcher.asgi.errors import invalid, quoted
 from launcher.core.tokenizer import Tokenizer
@@ -43,16 +43,17 @@ class ToolUse:
                 yield tool.name, tool.schema_of_arguments()
 
     def grammar(self) -> str:
-        """Return the grammar of the answer, in llguidance's Lark form."""
+        """Return the grammar of the answer, in llguidance's Lark form. Raises `NotHeld`."""
         if self.forced:
-            return grammar.forced(self.format.frame, self.tools, self.tokens, single=self.single)
+            return grammar.forced(self.format, self.tools, self.tokens, single=self.single)
         return grammar.chosen(self.format, self.tools, self.tokens, single=self.single)
 
     def reader(self) -> CallReader:
         shown = {token: text.encode() for text, token in self.tokens.items()}
-        if self.forced:
+        if self.forced and self.format.elements is None:
             return ForcedReader(self.format, self.format.frame, shown)
-        return Reader(self.format, frozenset(tool.name for tool in self.tools), shown, self.single)
+        tools = {tool.name: tool.schema_of_arguments() for tool in self.tools}
+        return Reader(self.format, tools, shown, self.single)
 
 
 def tool_use_of(body: ChatRequest, engine: AsyncEngine) -> ToolUse | None:
@@ -77,7 +78,11 @@ def _format(tokenizer: Tokenizer) -> ToolCallFormat:
     setting = tokenizer.tool_call_parser
     if setting == "none":
         raise invalid("tools", "tools: model.tool_call_parser=none, so this server reads no calls", NO_TOOLS)
-    form = format_of(setting, tokenizer.tools_template or "")
+    template = tokenizer.tools_template or ""
+    form = format_of(setting, template)
+    if form is None and (unread := unread_form(template)) is not None:
+        reason = f"the model's calls are in the form of {unread}, which this server does not read"
+        raise invalid("tools", f"tools: {reason}", NO_TOOLS)
     if form is None:
         reason = "the chat template does not show the form of the model's calls"
         raise invalid("tools", f"tools: {reason}; serve it with model.tool_call_parser={KNOWN}", NO_TOOLS)
@@ -111,8 +116,8 @@ def _check_grammar(use: ToolUse, engine: AsyncEngine, body: ChatRequest) -> None
         raise invalid(param, f"{param}: this engine has no model that could be held to a call or a strict schema")
     if body.ignore_eos:
         raise invalid("ignore_eos", "ignore_eos: the answer ends with its calls; leave it out")
-    if not use.forced and use.format.name == "pythonic":
-        reason = "this model's calls are in Python's syntax, which no grammar holds to a schema"
+    if not use.forced and not use.format.holds_chosen:
+        reason = f"no grammar holds calls in the form {use.format.name} to a schema where the model chooses them"
         raise invalid("tools", f"tools: strict: {reason}; leave strict out, or send tool_choice='required'")
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
+from llguidance import LLMatcher
 from tokenizers import AddedToken, Tokenizer
 
+from launcher.api.detokenizer import TextDelta
+from launcher.api.request_schema import Function
+from launcher.api.structured import _bytes
+from launcher.api.tool_calls import deepseek
+from launcher.api.tool_calls.formats import format_of
+from launcher.api.tool_calls.request import ToolUse
 from launcher.checkpoints.tokenizers.chat_template import StoredTemplate
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer
 from launcher.checkpoints.tokenizers.templated import Names
@@ -21,8 +30,14 @@ from tests.validate.mock import MockEngine
 
 ADD = function("add", {"a": {"type": "integer", "minimum": 10, "maximum": 99}, "b": {"enum": ["x", "y"]}})
 NOW = function("now", {})
-MARKS = ["<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]"]
-FORMS = [("hermes", ""), ("llama3_json", ""), ("mistral", ""), ("mistral", "[ARGS]"), ("pythonic", "")]
+MARKS = ["<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "<|tool_call|>", "<arg_key>"]
+MARKS += ["</arg_key>", "<arg_value>", "</arg_value>", deepseek.OPEN, deepseek.CLOSE, deepseek.BEGIN, deepseek.END]
+MARKS += [deepseek.BETWEEN]
+ELEMENTS = [("qwen3_coder", ""), ("glm45", ""), ("glm47", "")]
+FORMS = [("hermes", ""), ("llama3_json", ""), ("mistral", ""), ("mistral", "[ARGS]"), ("granite", ""), *ELEMENTS]
+FORMS += [("deepseek_v3", ""), ("deepseek_v31", ""), ("pythonic", "")]
+OPENINGS = {"llama3_json": "{", "mistral": "[TOOL_CALLS]"}
+OPENINGS |= {"deepseek_v3": deepseek.OPEN, "deepseek_v31": deepseek.OPEN}
 
 
 @pytest.fixture(params=["special", "added", "text"])
@@ -87,15 +102,14 @@ async def test_a_required_call_is_valid(tokenizer: HuggingFaceTokenizer, form: s
         assert [check(call) for call in choice["message"]["tool_calls"]] == ["now"]
 
 
-@pytest.mark.parametrize(("form", "template"), FORMS[:-1])
+@pytest.mark.parametrize(("form", "template"), [each for each in FORMS if each[0] not in ("pythonic", "granite")])
 async def test_a_chosen_call_of_a_strict_function_is_valid(
     tokenizer: HuggingFaceTokenizer, form: str, template: str
 ) -> None:
     """A bias makes the model begin a call."""
     strict = [{**tool, "function": {**tool["function"], "strict": True}} for tool in (ADD, NOW)]
     engine = engine_of(tokenizer, form, template)
-    opening = "{" if form == "llama3_json" else "<tool_call>" if form == "hermes" else "[TOOL_CALLS]"
-    tokens = tokenizer.encode(opening, special=False)
+    tokens = tokenizer.encode(OPENINGS.get(form, "<tool_call>"), special=False)
     if len(tokens) > 1:
         pytest.skip("no token can be preferred")
     bias = {"logit_bias": {str(tokens[0]): 100}}
@@ -105,15 +119,99 @@ async def test_a_chosen_call_of_a_strict_function_is_valid(
         assert [check(call) for call in choice["message"]["tool_calls"]]
 
 
-async def test_strict_calls_in_pythons_syntax_are_refused_where_they_are_chosen(
-    tokenizer: HuggingFaceTokenizer,
+DEEP = {
+    "type": "object",
+    "properties": {"a": {"type": "array", "items": {"$ref": "#/$defs/Color"}, "maxItems": 2}},
+    "additionalProperties": False,
+}
+ANY = {
+    "text": {"type": "string", "description": "a text"},
+    "short": {"type": "string", "minLength": 2, "maxLength": 3},
+    "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+    "color": {"$ref": "#/$defs/Color"},
+    "either": {"anyOf": [{"enum": ["x", "1"]}, {"type": "boolean"}]},
+    "deep": DEEP,
+    "count": {"type": ["integer", "null"], "minimum": 5, "maximum": 6},
+    "fixed": {"const": 3},
+}
+DEFS = {"Color": {"enum": ["red", "1"], "type": "string"}}
+
+
+def walked(grammar: str, closing: str, seed: int) -> str:
+    """Return a text that a grammar allows, drawn byte by byte; it begins to close values again and again."""
+    matcher, dice = LLMatcher(_bytes(), grammar, log_level=0), random.Random(seed)
+    found, plan = b"", b""
+    while len(found) < 5000:
+        mask = matcher.compute_bitmask()
+        assert not matcher.is_error(), matcher.get_error()
+        allowed = [token for token in range(257) if mask[token // 8] >> (token % 8) & 1]
+        if 256 in allowed:
+            return found.decode()
+        plan = plan or (closing.encode() if dice.random() < 0.2 else b"")
+        if not plan or plan[0] not in allowed:
+            plan = bytes([dice.choice([token for token in allowed if 32 <= token < 127] or allowed)])
+        matcher.consume_token(plan[0])
+        found, plan = found + plan[:1], plan[1:]
+    raise AssertionError(found)
+
+
+@pytest.mark.parametrize("form", [form for form, _ in ELEMENTS])
+@pytest.mark.parametrize("required", [[*ANY], [*ANY][::2]])
+def test_arguments_that_are_elements_are_valid_by_their_schemas(form: str, required: list[str]) -> None:
+    schema = {
+        "type": "object", "properties": ANY, "required": required, "additionalProperties": False, "$defs": DEFS
+    }  # fmt: skip
+    validator, found_format = jsonschema.Draft202012Validator(schema), format_of(form, "")
+    assert found_format is not None
+    assert found_format.elements is not None
+    use = ToolUse(found_format, [Function(name="f", parameters=schema)], {}, forced=True, single=True)
+    for seed in range(12):
+        answer = walked(use.grammar(), found_format.elements.line + found_format.elements.close, seed)
+        delta = TextDelta(answer, finish="stop")
+        use.reader().read(delta)
+        assert (delta.text, delta.unparsed) == ("", 0), answer
+        arguments = "".join(call.arguments for call in delta.calls)
+        validator.validate(json.loads(arguments))
+
+
+@pytest.mark.parametrize(
+    ("properties", "more", "word"),
+    [
+        ({"a": {"type": "string", "pattern": "x+"}}, {}, "'pattern' of the property 'a'"),
+        ({"a": {"type": "string", "format": "date"}}, {}, "'format' of the property 'a'"),
+        ({"a": {"anyOf": [{"type": "string"}, {"type": "object"}]}}, {}, "'a'"),
+        ({"a": {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 3}]}}, {}, "'a'"),
+        ({"a": {"enum": ["1", 2]}}, {}, "'1'"),
+        ({"a": {"enum": ["</parameter></arg_value>"]}}, {}, "'a'"),
+        ({"a<b": {"type": "string"}}, {}, "'a<b'"),
+        ({"a": {}}, {"anyOf": [{}]}, "'anyOf'"),
+        ({"a": {}}, {"required": ["b"]}, "'b'"),
+        ({"a": False}, {}, "'a'"),
+    ],
+)
+@pytest.mark.parametrize(("form", "template"), ELEMENTS[:2])
+async def test_a_schema_that_elements_cannot_be_held_to_is_refused_by_name(
+    tokenizer: HuggingFaceTokenizer, form: str, template: str, properties: Any, more: Any, word: str
+) -> None:
+    parameters = {"type": "object", "properties": properties, **more}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    body = {"model": "mock", "messages": [{"role": "user", "content": "1"}], "tools": [tool], "tool_choice": "required"}
+    async with client_of(engine_of(tokenizer, form, template)) as client:
+        response = await client.post("/v1/chat/completions", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "tools")
+    assert word in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("form", ["pythonic", "granite"])
+async def test_strict_calls_that_no_grammar_holds_are_refused_where_they_are_chosen(
+    tokenizer: HuggingFaceTokenizer, form: str
 ) -> None:
     body = {
         "model": "mock",
         "messages": [{"role": "user", "content": "1"}],
         "tools": [function("now", {}, strict=True)],
     }
-    async with client_of(engine_of(tokenizer, "pythonic", "")) as client:
+    async with client_of(engine_of(tokenizer, form, "")) as client:
         response = await client.post("/v1/chat/completions", json=body)
     assert response.status_code == 400
     assert "strict" in response.json()["error"]["message"]
