@@ -45,6 +45,6 @@ def _continued(lines: Sequence[str], number: int) -> str:
 def _last_lines(path: Path, begin: int) -> list[str]:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(begin, size - TAIL_BYTES))
+        file.seek(max(begin if begin <= size else 0, size - TAIL_BYTES))  # a file that went on in a new one is smaller
         events = map(event_of, file.read().splitlines())
     return [line for event in events for raw in re.split(r"[\r\n]+", event) if (line := FRAME.sub("", raw))]

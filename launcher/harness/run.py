@@ -25,7 +25,7 @@ LOOPBACK = "127.0.0.1,localhost,::1"
 NOT_ASKED = (
     "the endpoint answered no completion of the harness: its result is not one of this model, unless it is from a cache"
 )
-
+LOST_ALL = "; {:,} of its requests got an error or were given up, and the proxy's log beside its own names each"
 LOST = (
     "{:,} of {:,} completions got an error, or the harness gave them up: a harness that does not ask again scores them "
     "as wrong answers"
@@ -124,7 +124,7 @@ def _outcome(
 
 def _notes(task: Harness, asked: _Asked, measured: Measured) -> Iterator[str]:
     if asked.answered == 0:
-        yield NOT_ASKED
+        yield NOT_ASKED + (LOST_ALL.format(asked.lost) if asked.lost else "")
     elif asked.lost:
         yield LOST.format(asked.lost, asked.answered + asked.lost)
     for name in task.lower_is_better:

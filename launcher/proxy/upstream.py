@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from launcher.asgi.errors import ApiError
 from launcher.core.connections import Connections, Incoming
+from launcher.core.console import one_line
 from launcher.core.http_request import Origin, opening, target
 from launcher.core.http_request import head as request_head
 from launcher.core.responses import NOT_JSON, error_message
@@ -15,6 +17,10 @@ from launcher.core.types import Endpoint, Json
 from launcher.proxy.head import Head, Headers
 from launcher.proxy.settings import Authorization, Proxy
 
+log = logging.getLogger("launcher.proxy")
+
+LOGGED = 300
+"""Characters of an error that are logged."""
 MAX_ERROR_BYTES = 1 << 20
 """The largest error of the endpoint that is brought into OpenAI's shape."""
 
@@ -93,7 +99,13 @@ class Upstream:
 
 
 def error_body(status: int, data: bytes) -> Json:
-    """Return an error of the endpoint in OpenAI's shape; one that has it stays as it is."""
+    """Return an error of the endpoint in OpenAI's shape, and log it; one that has the shape stays as it is."""
+    body = _shaped(status, data)
+    log.warning("the endpoint answered HTTP %d: %s", status, one_line(body["error"]["message"], LOGGED))
+    return body
+
+
+def _shaped(status: int, data: bytes) -> Json:
     try:
         body = json.loads(data)
     except (ValueError, RecursionError):

@@ -158,6 +158,7 @@ def test_a_harness_that_asked_nothing_is_said(tmp_path: Path, capsys: pytest.Cap
     assert "WARNING: the endpoint answered no completion of the harness" in capsys.readouterr().err
     result = stored.results(tmp_path, {"mine": shell(WRITE)})["mine"]
     assert outcome.notes[0] in result.notes
+    assert "3 of its requests got an error" in run(tmp_path / "lost", shell(WRITE), requests=0, lost=3).notes[0]
 
 
 def test_completions_that_the_harness_may_have_scored_as_wrong_are_said(tmp_path: Path) -> None:
@@ -214,6 +215,7 @@ def test_the_line_of_the_cause_is_quoted(text: str, said: str, tmp_path: Path) -
     file = tmp_path / "log"
     file.write_text(text)
     assert cause(file) == said
+    assert cause(file, 10**9) == said, "the log went on in a new file"
 
 
 def test_a_full_disk_ends_the_harness_in_order(tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ OWN_SHAPE = {"error": {"message": "too long", "type": "invalid_request_error", "
      ("500 Internal Server Error", b"", "HTTP 500")],
 )  # fmt: skip
 def test_an_error_keeps_its_status_in_openai_shape(
-    status: str, body: Any, message: str, chain: tuple[Adapter, ...]
+    status: str, body: Any, message: str, chain: tuple[Adapter, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     with scripted(lambda seen: whole(body, status, "Retry-After: 7")) as server, through(server, chain) as proxy:
         found = ask(proxy)
@@ -293,6 +293,9 @@ def test_an_error_keeps_its_status_in_openai_shape(
     assert found.header("retry-after") == "7"
     if body is OWN_SHAPE:
         assert found.json == OWN_SHAPE
+    (logged,) = [each.getMessage() for each in caplog.records if each.name == "launcher.proxy"]
+    assert logged.startswith(f"the endpoint answered HTTP {found.status}: ")
+    assert message in logged
 
 
 def test_errors_of_other_paths_pass_as_they_are() -> None:
