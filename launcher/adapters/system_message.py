@@ -8,7 +8,7 @@ from typing import Any
 
 from launcher.adapters.base import Edit, Part
 from launcher.core.errors import AdapterError, UserError
-from launcher.core.responses import quoted
+from launcher.core.responses import checked, quoted
 from launcher.core.types import Json, Request, Response
 from launcher.settings.component import component
 
@@ -68,9 +68,10 @@ class SystemMessage(Edit):
         return request.with_body({**body, "prompt": _prefixed(body.get("prompt"), self.text + self.separator)})
 
     def edit_answer(self, request: Request, response: Response) -> Response:
-        if request.route.endswith("/chat/completions") or not request.body.get("echo"):
+        if request.route.endswith("/chat/completions") or not request.body.get("echo") or not response.ok:
             return response
-        if not response.ok or response.fault is not None:
+        response = checked(self.edit(request), response)  # an adapter in front would miss the first token's null
+        if response.fault is not None:
             return response
         try:
             choices = [_without(choice, self.text + self.separator) for choice in response.body["choices"]]

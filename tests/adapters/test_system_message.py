@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from launcher.adapters.chain import pipeline
 from launcher.adapters.system_message import Strategy, SystemMessage
+from launcher.adapters.validate_response import ValidateResponse
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.types import Request, Response
 
@@ -73,13 +75,21 @@ async def test_an_echoed_answer_comes_back_without_the_prefix(server):
     }
     upstream = server(Response(200, {"choices": [{"index": 0, "text": "S\n\nq a!", "logprobs": logprobs}], "id": "x"}))
     request = Request("/v1/completions", {"prompt": ["q a"], "echo": True, "logprobs": 1, "max_tokens": 1})
-    response = await SystemMessage(text="S")(request, upstream)
+    response = await pipeline([ValidateResponse(), SystemMessage(text="S")], upstream)(request)
     [choice] = response.body["choices"]
     assert choice["text"] == "q a!"
     assert choice["logprobs"]["tokens"] == ["q", " a", "!"]
     assert choice["logprobs"]["token_logprobs"] == [-2.0, -3.0, -4.0]
     assert choice["logprobs"]["text_offset"] == [0, 1, 3]
     assert response.body["id"] == "x"
+
+
+async def test_an_echo_with_a_fault_is_one_for_adapters_in_front(server):
+    logprobs = {"tokens": ["S", "\n\n", "q"], "token_logprobs": [-1.0, -1.0, -2.0], "text_offset": [0, 1, 3]}
+    upstream = server(Response(200, {"choices": [{"index": 0, "text": "S\n\nq", "logprobs": logprobs}]}))
+    request = Request("/v1/completions", {"prompt": "q", "echo": True, "logprobs": 1, "max_tokens": 0})
+    with pytest.raises(AdapterError, match="first prompt token must be null"):
+        await pipeline([ValidateResponse(), SystemMessage(text="S")], upstream)(request)
 
 
 async def test_an_answer_that_does_not_echo_is_left_for_the_task_to_refuse(server):
