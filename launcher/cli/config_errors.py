@@ -22,7 +22,7 @@ from omegaconf.errors import (
 from launcher.cli import option_file_errors
 from launcher.cli.composition_crashes import describe_package
 from launcher.cli.hints import for_key, for_model, for_option, for_override, model_path
-from launcher.cli.options import options_of, unloaded
+from launcher.cli.options import options_of, unloaded, without_file
 from launcher.cli.setting_pages import keys_below, type_at
 from launcher.core import credentials
 from launcher.core.errors import UserError
@@ -256,6 +256,8 @@ def _unknown_option(error: MissingConfigException) -> str:
     failed = "".join(f"; {each} cannot be loaded: {each.error}" for each in unloaded(group))
     if group == "model" or group.startswith("model/"):
         return f"model={model_path(group, option)}: {for_model(group, option, options_of('model'))}"
+    if lacking := without_file(group, option):
+        return f"{group}={option}: no such option: {lacking}"
     if hint := for_option(group, option):
         return f"{group}={option}: no such option; write {hint}{failed}"
     if group.startswith("schema/") and option_file_errors.kinds(group.removeprefix("schema/")):

@@ -8,6 +8,7 @@ from importlib.resources.abc import Traversable
 from launcher.core.errors import UserError
 from launcher.core.files import conf_folder
 from launcher.pipeline.components import Extension, extensions
+from launcher.settings.component import COMPONENTS
 
 
 def option_packages() -> list[str]:
@@ -50,6 +51,20 @@ def groups() -> list[str]:
 def unloaded(group: str) -> list[Extension]:
     """Return the extensions of a config group that cannot be loaded."""
     return [extension for extension in extensions() if extension.error and extension.group == group]
+
+
+def without_file(group: str, option: str) -> str | None:
+    """Return what another distribution has to ship whose component has no option file; None without such a one."""
+    component = COMPONENTS.get(f"{group}/{option}")
+    if component is None:
+        return None
+    root = component.__module__.partition(".")[0]
+    for each in extensions():
+        if each.group == group and each.module.partition(".")[0] == root:
+            conf = f"{each.package.replace('.', '/') or '<package of the module>'}/conf"
+            shipped = f"{conf}/{group}/{option}.yaml, and an empty {conf}/__init__.py"
+            return f"{each} has the component, but no option file; it must ship {shipped}"
+    return None
 
 
 def _built_in() -> list[str]:

@@ -77,7 +77,8 @@ GROUPS = ("adapters", "backend", "engine", "tasks")
 class Extension:
     """What another distribution adds to a group: a module that registers components, and a package of option files.
 
-    ``error`` says why it cannot be loaded; empty for one that is. ``options`` is empty without option files.
+    ``error`` says why it cannot be loaded; empty for one that is. ``options`` is empty without option files, which
+    belong into ``conf`` of ``package``.
     """
 
     distribution: str
@@ -86,6 +87,7 @@ class Extension:
     module: str
     options: str = ""
     error: str = ""
+    package: str = ""
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
@@ -125,8 +127,8 @@ def _load(entry: EntryPoint, group: str) -> Extension:
     known = dict(COMPONENTS)
     try:
         module = import_module(entry.module)
-        options = _options(entry.module if hasattr(module, "__path__") else entry.module.rpartition(".")[0])
-        return Extension(name, version, group, entry.module, options)
+        package = entry.module if hasattr(module, "__path__") else entry.module.rpartition(".")[0]
+        return Extension(name, version, group, entry.module, _options(package), package=package)
     except ComponentExists as error:
         _restore(known)
         raise UserError(f"{name} {version}: {error}; uninstall {name}, or rename its component") from None
@@ -144,6 +146,8 @@ def _restore(known: dict[str, type]) -> None:
 
 def _options(package: str) -> str:
     """Return the package ``conf`` within a package; empty if there is none. Hydra needs its ``__init__.py``."""
+    if not package:
+        return ""  # a module that is in no package
     folder: Traversable = files(package) / "conf"
     if not folder.is_dir():
         return ""

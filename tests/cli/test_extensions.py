@@ -132,6 +132,38 @@ def test_a_misspelt_group_of_entry_points_is_named(group: str, tmp_path: Path) -
     )
 
 
+REGISTERS = """
+from launcher.adapters.base import Edit
+from launcher.settings.component import component
+
+@component("adapters/thing")
+class Thing(Edit):
+    marks: int = 1
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("adapter/thing",)])
+def test_a_component_without_an_option_file_says_which_file_is_missing(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    site = installed(tmp_path / "site", "launcher.adapters", REGISTERS, options)
+    done = launch("mode=plan", "engine=echo", "adapters=[retry,thing]", site=site, cwd=tmp_path)
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert "adapters=thing: no such option: broken-thing 2.0 has the component, but no option file" in line
+    assert line.endswith("must ship broken_thing/conf/adapters/thing.yaml, and an empty broken_thing/conf/__init__.py")
+
+
+def test_a_module_in_no_package_is_told_to_be_in_one(tmp_path: Path) -> None:
+    site = installed(tmp_path / "site", "launcher.adapters", "")
+    (site / "lone.py").write_text(REGISTERS)
+    (site / "broken_thing-2.0.dist-info/entry_points.txt").write_text("[launcher.adapters]\nthing = lone\n")
+    done = launch("mode=plan", "engine=echo", "adapters=[thing]", site=site, cwd=tmp_path)
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert "it must ship <package of the module>/conf/adapters/thing.yaml" in line
+
+
 TAKEN = """
 from launcher.adapters.base import Adapter
 from launcher.settings.component import component
