@@ -71,10 +71,13 @@ def _words(grammar: str) -> Iterator[Word]:
 def _ending(rules: Rules) -> set[str]:
     """Return the rules that some finite text matches."""
     ending: set[str] = set()
-    before = -1
+    order, before = list(rules), -1
     while before != len(ending):
         before = len(ending)
-        ending |= {name for name, words in rules.items() if name not in ending and _Ends(words, rules, ending).of()}
+        order.reverse()
+        for name in order:
+            if name not in ending and _Ends(rules[name], rules, ending).of():
+                ending.add(name)
     return ending
 
 

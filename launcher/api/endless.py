@@ -18,7 +18,7 @@ def endless_reference(schema: Json) -> str | None:
     """
     if not isinstance(schema, Mapping):
         return None
-    targets = dict(_used(schema))
+    targets = dict(used_references(schema))
     ending: set[str] = set()
     order, before = list(targets), -1
     while before != len(ending):
@@ -28,7 +28,7 @@ def endless_reference(schema: Json) -> str | None:
     return next((ref for ref in targets if ref not in ending), None)
 
 
-def _used(root: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:
+def used_references(root: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:
     """Yield the references that are reached from the whole schema, with their targets; not those that lead nowhere."""
     seen, todo = set(), [root]
     while todo:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from launcher.api.dead_rules import dead_rule
+from launcher.api.depth import schema_too_deep, too_deep
 from launcher.api.endless import endless_reference
 from launcher.api.request_schema import Sampled, StructuredOutputs
 from launcher.api.tool_calls.element_grammar import NotHeld
@@ -112,6 +113,11 @@ def _compiled(kind: Kind, source: str) -> tuple[str, str]:
     from llguidance import LLMatcher, grammar_from
 
     try:
+        deep = (
+            schema_too_deep(json.loads(source)) if kind == "json" else too_deep(source) if kind == "grammar" else None
+        )
+        if deep is not None:
+            return "", deep
         if kind == "lark":
             grammar = source
         elif kind == "json" and (ref := endless_reference(json.loads(source))) is not None:
