@@ -112,8 +112,10 @@ def torchrun(nodes: int, node: int, port: int) -> tuple[str, ...]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("nodes", "choices"),
-    [(1, ("backend=pytriton", "parallelism.tensor=2")), (2, ("backend=pytriton", "parallelism.pipeline=2"))],
-    ids=["one node", "two nodes"],
+    [
+        pytest.param(1, ("backend=pytriton", "parallelism.tensor=2"), id="one node", marks=pytest.mark.soak),
+        pytest.param(2, ("backend=pytriton", "parallelism.pipeline=2"), id="two nodes"),
+    ],
 )
 def test_torchrun_serves_through_triton_and_sigterm_to_any_rank_ends_all(
     started: Started, expected: dict[str, Any], nodes: int, choices: tuple[str, ...]

@@ -77,7 +77,7 @@ def test_two_ranks_answer_as_one_idle_longer_than_any_collective_waits_and_start
     assert not alive
 
 
-@pytest.mark.parametrize("dtype", [Dtype.bf16, Dtype.fp16])
+@pytest.mark.parametrize("dtype", [Dtype.bf16, pytest.param(Dtype.fp16, marks=pytest.mark.soak)])
 def test_through_triton_the_model_gets_its_certificate_in_types_that_round(dtype: Dtype, tmp_path: Path) -> None:
     """Two ranks, so that the pass in the wider type is one of several processes, too."""
     model, layout = Model("tiny", "package:launcher/assets/tiny"), Parallelism(tensor=2)
