@@ -6,9 +6,10 @@ import importlib
 import os
 import socket
 import warnings
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launcher.distributed.group.transport import address_towards, listen
 from launcher.engines.runtime.threads import wait_asleep
@@ -28,9 +29,30 @@ INTERFACES = {name: os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCC
 def import_quietly() -> None:
     """Import megatron-core without its warnings about packages that only training on GPUs needs."""
     wait_asleep()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _uncompiled():
         warnings.simplefilter("ignore")
         importlib.import_module("megatron.core.models.gpt.gpt_layer_specs")
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Without a GPU, keep megatron-core from marking its fused functions for `torch.compile`.
+
+    The marks alone load torch's compiler, which is half of the import's time, and no model here calls such a function.
+    """
+    import torch
+
+    compiles = torch.compile
+    if not torch.cuda.is_available():
+        torch.compile = _as_it_is  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compiles
+
+
+def _as_it_is(function: Callable[..., Any] | None = None, **_: Any) -> Callable[..., Any]:
+    return function if function is not None else _as_it_is
 
 
 def initialize(parallelism: Parallelism, device: torch.device, rank: int = 0, store: Store | None = None) -> None:

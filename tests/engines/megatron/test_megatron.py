@@ -39,6 +39,17 @@ def test_planning_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_loading_without_a_gpu_leaves_torchs_compiler_out_and_in_order() -> None:
+    code = (
+        "import sys, torch; compiles = torch.compile; from launcher.engines.megatron import distributed;"
+        "torch.cuda.is_available = lambda: False; distributed.import_quietly();"
+        "from launcher.engines.megatron import modules, stage;"
+        "assert torch.compile is compiles; heavy = {'torch._dynamo', 'torch._inductor.compile_fx'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
+
+
 def test_the_plan_says_what_will_be_loaded() -> None:
     facts = plan()
     assert facts["parameters"] > 100_000
