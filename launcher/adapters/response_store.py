@@ -66,7 +66,8 @@ class ResponseStore:
             self._connect()
         except (OSError, sqlite3.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise UserError(f"adapters.caching.folder={folder}: cannot be used: {reason}") from None
+            remedy = "give a folder that can be written, or leave caching out"
+            raise UserError(f"adapters.caching.folder={folder}: cannot be used: {reason}; {remedy}") from None
 
     def close(self) -> None:
         """Write what is left, and close the file."""
