@@ -93,15 +93,15 @@ def mixed_requests(count: int, seed: int = 0) -> list[GenerationRequest]:
     ]
 
 
-def check_logprobs(runner: AsyncEngine, r: GenerationRequest, found: Answer) -> None:
+def check_logprobs(runner: AsyncEngine, r: GenerationRequest, found: Answer, tolerance: float = TOLERANCE) -> None:
     """Compare every log-probability of an answer with a plain forward pass over prompt and answer."""
     expected = runner.reference([*r.prompt, *found.ids])
     for i, t in enumerate(found.tokens):
-        assert t.logprob == pytest.approx(expected[len(r.prompt) - 1 + i], abs=TOLERANCE)
+        assert t.logprob == pytest.approx(expected[len(r.prompt) - 1 + i], abs=tolerance)
     if r.sampling.prompt_logprobs is not None:
         assert found.prompt is not None
         assert [t.token for t in found.prompt] == list(r.prompt)
-        assert [t.logprob for t in found.prompt[1:]] == pytest.approx(expected[: len(r.prompt) - 1], abs=TOLERANCE)
+        assert [t.logprob for t in found.prompt[1:]] == pytest.approx(expected[: len(r.prompt) - 1], abs=tolerance)
 
 
 def check_same(requests: Sequence[GenerationRequest], some: Sequence[Answer], others: Sequence[Answer]) -> None:
