@@ -98,6 +98,9 @@ class Request:
     """The sample that it belongs to, for logs: ``<task>/<id>/<repeat>``; never sent."""
     index: int = 0
     """Which of the sample's requests it is, from 0; those that its scoring sends come after its own."""
+    counted: tuple[int, ...] = ()
+    """Of an echo whose choices are compared: where in each prompt the part begins that counts, as the number of a
+    character or, in a prompt of token ids, of a token. Never sent."""
 
     @cached_property
     def route(self) -> str:
@@ -123,6 +126,7 @@ class Request:
         fields["headers"] = headers
         fields["sample"] = sample
         fields["index"] = 0
+        fields["counted"] = ()
         return made
 
 

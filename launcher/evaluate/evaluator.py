@@ -24,6 +24,7 @@ from launcher.evaluate.early_stop import Stop
 from launcher.evaluate.failed_exchanges import FailedExchanges
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.meter import Meter
+from launcher.evaluate.next_token import by_next_token
 from launcher.evaluate.progress import Progress
 from launcher.evaluate.recording import Recorder
 from launcher.evaluate.sample_source import SampleSource
@@ -52,6 +53,7 @@ async def ask_all(
     second: SecondEndpoint | None = None,
     lines: StoredLines | None = None,
     stop: Stop | None = None,
+    next_tokens: bool = False,
 ) -> str | None:
     """Ask every sample that the folder's journal does not hold yet; return why some were left, None if none were.
 
@@ -60,8 +62,10 @@ async def ask_all(
     may know of the server, ``health`` what is known of how it is. While it is gone or restarts, the evaluation pauses;
     if it does not come back, the rest is left unasked. ``second`` is an endpoint that tasks may ask while they score.
     ``lines`` is what was read of the samples before. With ``stop``, samples are asked in a random order, until it needs
-    no more. Raises `ResumeError`, `TaskError` when it meets a bad item, and
-    `TakenOver` when another session has taken the ``lease``, after keeping what was done.
+    no more. With ``next_tokens``, choices of one token are asked without an echo.
+
+    Raises `ResumeError`, `TaskError` when it meets a bad item, and `TakenOver` when another session has taken the
+    ``lease``, after keeping what was done.
     """
     await _prepare(tasks, endpoint)
     await asyncio.to_thread(reconcile, folder, tasks, settings, endpoint.model, fingerprint, lease)
@@ -81,7 +85,8 @@ async def ask_all(
                 measured, client.patient(), endpoint.model, watched, settings.max_pause_s, progress
             )
             failed = FailedExchanges(folder, settings.keep_failures)
-            handler = concurrency.bounded(pipeline(adapters, failed.around(checking(breaker)), failures))
+            adapted = pipeline(adapters, failed.around(checking(breaker)), failures)
+            handler = concurrency.bounded(by_next_token(adapted, client, endpoint) if next_tokens else adapted)
             again = await _second_attempts(settings, client, endpoint)
             asker = Asker(handler, breaker, others, tasks, settings)
             recorder = Recorder(journal, meter, progress, failed, watched.traffic)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.core.errors import CoverageTooLow
+from launcher.core.errors import CoverageTooLow, ValidationFailed
 from launcher.core.event_loop import run_async
 from launcher.core.garbage import collected_rarely
 from launcher.core.lease import Lease
-from launcher.core.types import Endpoint, Json, Status, TaskResult
+from launcher.core.types import Check, Endpoint, Json, Outcome, Status, TaskResult
 from launcher.evaluate.second_endpoint import SecondEndpoint
 from launcher.monitor.health import Watch
 from launcher.monitor.replicas import Replicas
@@ -22,6 +22,7 @@ from launcher.pipeline.harnesses import run_harnesses
 from launcher.pipeline.outcomes import harnesses
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.server_times import server_times
+from launcher.settings.evaluate import Choices, Evaluate
 from launcher.settings.until import widths
 from launcher.tasks.base import Task
 from launcher.tasks.lm_eval.task import LmEval
@@ -122,7 +123,25 @@ async def ask(asked: Asked, stop: Stop | None, display: Progress) -> str | None:
         return None
     facts, lines = deployment_facts(record, asked.endpoint), record.hand_over_lines()
     given = asked.endpoint, tasks, adapters, run.evaluate, folder, key, display
-    return await evaluator.ask_all(*given, lease, facts, asked.health, asked.judge, lines, stop)
+    named = by_next_token(run.evaluate, record.checks)
+    return await evaluator.ask_all(*given, lease, facts, asked.health, asked.judge, lines, stop, named)
+
+
+def by_next_token(settings: Evaluate, checks: Sequence[Check]) -> bool:
+    """Return whether choices of one token are asked without an echo.
+
+    Raises `ValidationFailed` where that is forced on a server that has not proved that it can.
+    """
+    from launcher.validate import next_token
+
+    check = next((check for check in checks if check.id == next_token.ID), None)
+    can = check is not None and check.outcome is Outcome.passed
+    if settings.choices is Choices.next_token and not can:
+        why = check.detail if check is not None else "the check was not made"
+        raise ValidationFailed(
+            f"evaluate.choices=next_token, but the check 'next token' did not pass: {why}; set evaluate.choices=auto"
+        )
+    return can and settings.choices is not Choices.echo and not settings.store_prompt_logprobs
 
 
 def _stop(run: Run, tasks: Mapping[str, Task]) -> Stop | None:

@@ -61,7 +61,7 @@ def provenance(
 def resume_key(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> dict[str, Json]:
     """Return all settings that change answers; a run is resumed only if they are equal."""
     neutral = set(type(run.engine).neutral)
-    parser = config["model"]["tool_call_parser"]
+    parser, choices = config["model"]["tool_call_parser"], config["evaluate"]["choices"]
     adapters = {name: config["adapters"][name] for name, adapter in run.adapters.items() if adapter.changes_answers}
     return {
         "checkpoint": checkpoint or config["model"]["path"] or None,
@@ -71,6 +71,7 @@ def resume_key(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> 
         "dtype": config["optimizations"]["dtype"],
         **({"batch_invariant": True} if config["optimizations"]["batch_invariant"] else {}),
         **({"tool_call_parser": parser} if parser != "auto" else {}),
+        **({"choices": choices} if choices != "auto" else {}),
         "adapters": [{name: settings} for name, settings in adapters.items()],
         "tasks": {
             name: {"settings": _settings(config["tasks"][name], task), "items": _items(name, task)}

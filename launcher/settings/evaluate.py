@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field, fields
+from enum import Enum
 from typing import Annotated, Any, ClassVar
 
 from launcher.core.ranges import (
@@ -23,6 +24,14 @@ from launcher.settings.component import component
 
 Factor = Annotated[float, Range(above=1, most=1000)]
 """How many times more."""
+
+
+class Choices(Enum):
+    """How choices of one token are scored."""
+
+    auto = "auto"
+    echo = "echo"
+    next_token = "next_token"
 
 
 @component("evaluate/evaluate")
@@ -48,6 +57,12 @@ class Evaluate:
     The first ``keep_failures`` samples that fail or are refused leave their requests and answers in ``failed/`` of the
     run folder. They are as they went over the wire, with secrets redacted.
 
+    ``choices`` says how choices are scored that are one token each, as the letters of MMLU are. ``echo`` asks for the
+    log-probabilities of one prompt per choice. ``next_token`` asks once for those of the tokens behind the context,
+    which a server reads from its cache. The certificate must have proved that both are equal. ``auto`` is
+    ``next_token`` where it has, and else ``echo``. Choices of several tokens, and those that merge with the end of the
+    context, are always asked by an echo.
+
     ``budget`` ends an evaluation of a paid endpoint in order.
 
     ``until`` stops a task or group as soon as its interval is narrow enough (null: all samples are asked). It is such
@@ -62,7 +77,15 @@ class Evaluate:
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
         {
             *("concurrency", "timeout_s", "max_answer_mb", "max_pause_s", "accept_missing_finish", "min_coverage"),
-            *("retry_failed", "score_timeout_s", "keep_failures", "store_prompt_logprobs", "budget", "until"),
+            *(
+                "retry_failed",
+                "score_timeout_s",
+                "keep_failures",
+                "store_prompt_logprobs",
+                "budget",
+                "until",
+                "choices",
+            ),
         }
     )
     """Fields that a resumed run may change."""
@@ -81,6 +104,7 @@ class Evaluate:
     score_timeout_s: Seconds = 600.0
     keep_failures: CountFromZero = 20
     store_prompt_logprobs: bool = False
+    choices: Choices = Choices.auto
     budget: Budget = field(default_factory=Budget)
     until: Annotated[Any, Takes("width:NUMBER, or a mapping of tasks and groups to such widths, or null")] = None
     order_seed: Seed = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any
 
@@ -76,9 +76,10 @@ class MultipleChoice(ItemTask):
             context = self.described(item) + self.fewshot_separator.join([*shots, self.prompt_of(item)])
             if not context and not continuation:
                 raise TaskError(f"{item.where}: the context is empty; log-likelihoods need something to follow")
+            prompts = [context + self.prefix + choice + continuation for choice in choices]
             body = {
                 "model": model,
-                "prompt": [context + self.prefix + choice + continuation for choice in choices],
+                "prompt": prompts,
                 "max_tokens": 1,
                 "temperature": 0,
                 "logprobs": 1,
@@ -87,7 +88,9 @@ class MultipleChoice(ItemTask):
             target = {"index": index, "text": choices[index], "choices": choices}
             if self.continuation:
                 target["continuation"] = continuation
-            yield Sample(name, key, (Request("/v1/completions", body),), target, **self.labels_of(item))
+            counted = tuple(_starts(prompts, self._ends(target)))
+            request = Request("/v1/completions", body, counted=counted)
+            yield Sample(name, key, (request,), target, **self.labels_of(item))
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         choices: list[str] = sample.target["choices"]
@@ -120,9 +123,11 @@ class MultipleChoice(ItemTask):
 
     def _starts(self, sample: Sample) -> list[int]:
         """Return where in each prompt the part begins that counts."""
-        prompts, choices = sample.requests[0].body["prompt"], sample.target["choices"]
-        ends = [sample.target.get("continuation") or self.prefix + choice for choice in choices]
-        return [beginning(prompt, end) for prompt, end in zip(prompts, ends, strict=True)]
+        return _starts(sample.requests[0].body["prompt"], self._ends(sample.target))
+
+    def _ends(self, target: Mapping[str, Json]) -> list[str]:
+        """Return the text at the end of each prompt that counts, at least."""
+        return [target.get("continuation") or self.prefix + choice for choice in target["choices"]]
 
     def _read(self, item: Item) -> tuple[list[str], int]:
         """Return the choices and the index of the right one."""
@@ -132,6 +137,10 @@ class MultipleChoice(ItemTask):
     def _shown_answer(self, item: Item) -> str:
         choices, index = self._read(item)
         return self.prefix + choices[index] + render(self.continuation, item)
+
+
+def _starts(prompts: Sequence[str], ends: Sequence[str]) -> list[int]:
+    return [beginning(prompt, end) for prompt, end in zip(prompts, ends, strict=True)]
 
 
 def _best(values: Sequence[float]) -> int:

@@ -23,6 +23,7 @@ from launcher.validate import (
     junit,
     limits,
     logprobs,
+    next_token,
     refusals,
     rounding,
     sampling,
@@ -42,7 +43,8 @@ from launcher.validate.schema import VERSION, Certificate, CheckRecord
 CHECKS = (
     *(*serving.CHECKS, *identity.CHECKS, *warm_up.CHECKS, *rounding.CHECKS),
     *(*answers.CHECKS, *logprobs.CHECKS, *tokens.CHECKS),
-    *(*identity.LATER, *shapes.CHECKS, *limits.CHECKS, *scores.CHECKS, *calibration.CHECKS, *sampling.CHECKS),
+    *(*identity.LATER, *shapes.CHECKS, *limits.CHECKS, *scores.CHECKS, *calibration.CHECKS, *next_token.CHECKS),
+    *sampling.CHECKS,
     *(*isolation.CHECKS, *streams.CHECKS, *chats.CHECKS, *tool_calls.CHECKS, *inputs.CHECKS, *refusals.CHECKS),
 )
 NAMES = tuple(check.name for check in CHECKS)

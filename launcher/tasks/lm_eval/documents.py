@@ -87,7 +87,8 @@ class Documents:
         bodies = [self._codec.generation_body(instances[n], repeat) for n, repeat in texts]
         bodies += [self._codec.scoring_body([prompt for _, prompt in chunk]) for chunk in chunks]
         placed = [[Placed(n)] for n, _ in texts] + [[Placed(n, prompt) for n, prompt in chunk] for chunk in chunks]
-        return Document(doc_id, doc, instances, placed), [Request(self._codec.path, body) for body in bodies]
+        requests = [_request(self._codec.path, *each) for each in zip(bodies, placed, strict=True)]
+        return Document(doc_id, doc, instances, placed), requests
 
     def answers(self, document: Document, responses: Sequence[Response]) -> list[list[Any]]:
         """Return the answers of each instance, one for each repeat; None for a text that the server did not give.
@@ -103,6 +104,10 @@ class Documents:
                 assert one.prompt is not None
                 found[one.instance].append(self._codec.loglikelihood(choice, one.prompt))
         return [_of_repeats(*pair) for pair in zip(document.instances, found, strict=True)]
+
+
+def _request(path: str, body: Mapping[str, Json], placed: Sequence[Placed]) -> Request:
+    return Request(path, body, counted=tuple(one.prompt.context_tokens for one in placed if one.prompt is not None))
 
 
 def _repeats(instance: Any) -> range:
