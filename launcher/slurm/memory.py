@@ -22,9 +22,9 @@ OPTIONS = ("mem", "mem_per_cpu", "mem_per_gpu")
 def per_process_gib(run: Run, slurm: Slurm) -> float | None:
     """Return the GiB of host memory that each of the model's processes needs while it loads and serves.
 
-    Its share of the weights twice, as read and as loaded (on a GPU once, as read), the cache on a CPU, and
-    `LIBRARIES_GIB`. None if the user gives it, if no engine loads anything, or if the checkpoint cannot be read here.
-    None also with Ray, whose own processes were not measured.
+    Its share of the weights twice, as read and as loaded (on a GPU once, as read), and `LIBRARIES_GIB`. On a CPU also
+    the cache and the packed copy of the output layer. None if the user gives it, if no engine loads anything, or if the
+    checkpoint cannot be read here. None also with Ray, whose own processes were not measured.
     """
     options = {name.replace("-", "_") for name in slurm.additional_parameters}
     if slurm.mem_gb or slurm.mem_gb_per_node or options & set(OPTIONS) or name_of(run.backend) == "ray":
@@ -42,8 +42,8 @@ def _held_gib(facts: dict[str, Json], slurm: Slurm) -> float | None:
         return None
     if slurm.gpus_per_node:
         return float(held["weights"]) + LIBRARIES_GIB["cuda"]
-    cache = held.get("kv_cache")
-    return 2 * float(held["weights"]) + (cache if isinstance(cache, int | float) else 0.0) + LIBRARIES_GIB["cpu"]
+    others = [held.get(name) for name in ("kv_cache", "packed_output")]
+    return 2 * float(held["weights"]) + sum(each or 0.0 for each in others) + LIBRARIES_GIB["cpu"]
 
 
 def _facts(run: Run, slurm: Slurm) -> dict[str, Json]:

@@ -159,6 +159,7 @@ class Megatron(BatchedEngine):
         per_token = layout.cache_bytes_per_token(a, p, worker_config.dtype)
         cache_tokens = (worker_config.num_blocks - 1) * worker_config.block_size
         weights = count * BYTES[worker_config.dtype] / (p.tensor * p.pipeline)
+        packed = layout.packed_output_bytes(a, p, worker_config.dtype, worker_config.device)
         return {
             "checkpoint_layout": decision.checkpoint.layout,
             **decision.checkpoint.facts(),
@@ -177,6 +178,7 @@ class Megatron(BatchedEngine):
             "memory_gib_per_rank": {
                 "weights": round(weights / GIB, 4),
                 "kv_cache": round(cache_tokens * per_token / GIB, 4),
+                **({"packed_output": round(packed / GIB, 4)} if packed else {}),
             },
             "optimizations": optimization_status.as_json(decision.optimizations),
         }

@@ -9,6 +9,7 @@ from launcher.checkpoints.claims import expert_width
 from launcher.core.errors import UserError
 from launcher.engines.runtime import decode_kernels, invariant
 from launcher.engines.runtime.dtypes import BYTES
+from launcher.engines.runtime.sizing import LEAST_PACKED
 from launcher.settings.model import Dtype, Parallelism
 
 
@@ -88,3 +89,13 @@ def cache_bytes_per_token(a: Architecture, p: Parallelism, dtype: Dtype) -> int:
     """Return the bytes of one token's keys and values on the rank that has the most of them."""
     layers, groups = a.num_layers // p.pipeline, a.num_query_groups // p.tensor
     return 2 * layers * groups * a.kv_channels * BYTES[dtype]
+
+
+def packed_output_bytes(a: Architecture, p: Parallelism, dtype: Dtype, device: str) -> int:
+    """Return the bytes of the packed copy of the output layer on the rank that has it; 0 where there is none.
+
+    A CPU without AVX-512 has none either, which is not known before it serves.
+    """
+    numbers = a.vocab_size // p.tensor * a.hidden_size
+    packs = device == "cpu" and dtype in (Dtype.fp32, Dtype.bf16) and numbers >= LEAST_PACKED
+    return numbers * BYTES[dtype] if packs else 0

@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from launcher.engines.runtime.sizing import LEAST_PACKED
+
 LEAST_ROWS = 4
 """Products of fewer rows with a plain weight stay with torch: oneDNN copies the weight first."""
 
 LEAST_WORK = 2**19
 """Products of fewer multiplications stay as well: a call of oneDNN costs some microseconds more."""
-
-LEAST_PACKED = 2**18
-"""Weights of fewer numbers are not packed: products of few rows are then faster without oneDNN."""
 
 PACKED_ROWS = 16
 """The number of rows for which a weight is packed; the same order of its numbers suits every other number."""

@@ -25,6 +25,9 @@ DEFAULT_CACHE_GIB = 1.0
 SINGLE_THREAD_PARAMETERS = 20_000_000
 """Models with fewer parameters run faster on one thread: their matrices are too small to be split."""
 
+LEAST_PACKED = 2**18
+"""On a CPU, weights of fewer numbers are not packed: products of few rows are then faster without oneDNN."""
+
 
 @dataclass
 class BatchedEngine(Engine):
