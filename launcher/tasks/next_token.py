@@ -39,8 +39,8 @@ class NextTokens:
 async def next_tokens(request: Request, encode: Encode) -> NextTokens:
     """Return what an echo asks, as a context and a token for each prompt. Raises `NotNextTokens`.
 
-    The tokens are those of each whole prompt. They must be those of the text before the part that counts, and one more:
-    so none reaches over the seam, and exactly that one counts.
+    The tokens are those of each whole prompt. They must be those of the text before the part that counts, and one more.
+    So none reaches over the seam, and exactly that one counts.
     """
     prompts, starts = request.body.get("prompt"), request.counted
     fields = {name: request.body.get(name) for name in PLAIN}

@@ -20,8 +20,13 @@ import pytest
 from launcher.backends.vllm import VLLM
 from launcher.core.http import fetch, parsed
 from launcher.core.types import Endpoint, Record
+from launcher.evaluate.next_token import NOTE
 from launcher.settings.evaluate import Evaluate
+from launcher.settings.validate import Validate
 from launcher.tasks.generation import Generation
+from launcher.tasks.multiple_choice import MultipleChoice
+from launcher.validate import certificate
+from launcher.validate.check import Capability
 from tests.backends.presets import CPU, ROOT, deployment
 from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Watch
@@ -95,6 +100,35 @@ def test_nothing_is_left_of_a_launcher_that_is_killed(tmp_path: Path) -> None:
         launcher.kill()
         launcher.communicate()
         until(lambda: not living(started), "all have ended")
+
+
+def test_choices_of_one_token_are_scored_by_the_next_token_as_by_an_echo(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}+{n % 7}=", "choices": list("23456789"), "answer": 0} for n in range(1, 30)]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    preset = VLLM(program=f"{PROGRAM} serve", arguments=SMALL, cache=str(tmp_path / "cache"))
+    task = MultipleChoice(path=str(tmp_path / "items.jsonl"), prefix="")
+    only = Validate(skip=[name for name in certificate.NAMES if name != "next token"])
+    found: dict[bool, Any] = {}
+    with preset.serve(deployment(tmp_path), CPU) as endpoint:
+        checks = asyncio.run(certificate.validate(endpoint, only, frozenset({Capability.prompt_logprobs})))
+        for named in (True, False):
+            folder = tmp_path / str(named)
+            folder.mkdir()
+            given: list[Any] = [endpoint, {"t": task}, [], Evaluate(concurrency=8), folder, None, Watch()]
+            found[named] = asyncio.run(evaluate(*given, next_tokens=named)).tasks["t"]
+    assert [check.ok for check in checks if check.id == "next_token"] == [True], checks
+    assert (found[True].notes, found[False].notes) == ({NOTE: len(rows)}, {})
+    assert found[True].metrics == found[False].metrics
+    likelihoods = [
+        [value for record in sorted(records_of(tmp_path / str(named)), key=lambda each: each["id"])
+         for value in record["prediction"]["loglikelihoods"]]
+        for named in (True, False)
+    ]  # fmt: skip
+    assert likelihoods[0] == pytest.approx(likelihoods[1], abs=1e-4)
+
+
+def records_of(folder: Path) -> list[Any]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
 
 
 def until(condition: Callable[[], object], what: str) -> None:
