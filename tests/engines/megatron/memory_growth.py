@@ -23,7 +23,7 @@ def anonymous() -> int:
 
 
 def main(*, tied: bool) -> None:
-    with worker_config().stage(0):  # whatever is loaded and made once
+    with worker_config().stage(0):  # what is loaded and made once is not of the model
         pass
     shape: Architecture = replace(TINY, vocab_size=65536, hidden_size=512, ffn_hidden_size=1024, tied=tied)
     config = worker_config(shape)
