@@ -204,7 +204,7 @@ def test_only_a_prompt_with_a_token_without_a_row_is_refused(engine: str, tmp_pa
         assert server.post("/detokenize", tokens=[5, rows]).status_code == 200
         assert server.post("/detokenize", tokens=[5, rows + 1]).status_code == 400
         others = {check.name for check in server.checks(folder) if check.ok is not True}
-        assert others == {"server facts", "key needed", *TOOLS}
+        assert others == {"server facts", "key needed", "next token", *TOOLS}
 
 
 def test_chats_reach_templates_of_parts_and_variables_and_stay_open(tmp_path: Path) -> None:
