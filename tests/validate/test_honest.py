@@ -11,7 +11,7 @@ from launcher.core.types import Check, Outcome
 from tests.validate.faults import CHAT, Body, Fault, Send
 from tests.validate.mock import Mock
 
-UNASKED = {"ready", "forward_pass", "token_prompts", "chat_bos_once", "tokenizer_file", "key_needed"}
+UNASKED = {"ready", "forward_pass", "token_prompts", "chat_bos_once", "tokenizer_file", "key_needed", "next_token"}
 """What a server without the launcher's routes cannot be asked."""
 
 
