@@ -42,6 +42,7 @@ from launcher.engines.base import GenerationRequest, Sampling
 from launcher.engines.megatron import Megatron, distributed
 from launcher.engines.megatron.worker_config import CheckpointWeights, WorkerConfig
 from launcher.engines.runtime.batching import BatchedAsyncEngine
+from launcher.engines.runtime.sampling import most_likely
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.step import Chunk, StepPlan
 from launcher.settings.model import Bounds, Dtype, Parallelism
@@ -256,7 +257,7 @@ def run_bare(sides: Sides, prompt: int, output: int) -> Outcome:
             chunks = [Chunk([t], position, position, b) for t, b in zip(tokens, tables, strict=True)]
             logits = stage.compute(StepPlan(chunks, range(BATCH)))
             assert isinstance(logits, torch.Tensor)
-            tokens = logits.argmax(-1).tolist()
+            tokens = most_likely(logits)
         return Outcome(BATCH * output, time.perf_counter() - start, time.process_time() - cpu)
 
 

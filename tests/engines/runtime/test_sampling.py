@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from launcher.engines.base import Sampling, TokenLogprob
-from launcher.engines.runtime.sampling import Sampler, SampleRequest, ScoreRequest, choose
+from launcher.engines.runtime.sampling import Sampler, SampleRequest, ScoreRequest, choose, most_likely
 
 VOCAB = 40
 
@@ -155,3 +155,9 @@ def test_many_rows_are_scored_in_parts_without_a_seam() -> None:
     found = choose(rows, [ScoreRequest(targets, 1)], [], VOCAB)
     expected = rows.log_softmax(-1)[range(300), targets]
     assert torch.allclose(torch.tensor([t.logprob for t in found]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_most_likely_token_is_the_first_of_equal_ones(dtype: torch.dtype) -> None:
+    rows = torch.tensor([[0.0, 2.0, 2.0, 1.0], [3.0, 0.0, -1.0, 9.0], [-5.0, -4.0, -6.0, 7.0]], dtype=dtype)
+    assert most_likely(rows[:, :3]) == [1, 0, 1]
