@@ -59,4 +59,5 @@ def test_the_faults_are_many_and_name_checks_that_exist() -> None:
 
 def test_every_check_that_can_fail_finds_a_fault() -> None:
     unused = certificate.IDS - {id for fault in FAULTS for id in fault.checks}
-    assert unused == {"ready", "warm_up", "server_facts", "rounding"}
+    elsewhere = {"next_token"}  # tests/evaluate/test_next_token.py has a server with the routes of vLLM, and its fault
+    assert unused == {"ready", "warm_up", "server_facts", "rounding"} | elsewhere
