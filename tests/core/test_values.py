@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields as fields_of
 from dataclasses import replace
 
 from launcher.core.types import Json, Request, Response
@@ -16,5 +17,8 @@ def test_a_changed_copy_is_as_replace_makes_it() -> None:
 
 
 def test_a_value_is_as_the_constructor_makes_it() -> None:
-    fields: dict[str, Json] = {"path": "/v1/completions", "body": {"a": 1}, "headers": {}, "sample": "t", "index": 2}
-    assert vars(made(Request, **fields)) == vars(Request(**fields))
+    body: Json = {"a": 1}
+    fields: dict[str, object] = {"path": "/v1/completions", "body": body, "headers": {}, "sample": "t", "index": 2}
+    fields["counted"] = (3,)
+    assert set(fields) == {field.name for field in fields_of(Request)}, "every field is given"
+    assert vars(made(Request, **fields)) == vars(Request(**fields))  # type: ignore[arg-type]
