@@ -17,6 +17,7 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("torch was built without oneDNN")
     monkeypatch.setattr(module, "FAST", True)
+    monkeypatch.setattr(module, "PLAIN", True)
     monkeypatch.setattr(module, "LEAST_WORK", 0)
     monkeypatch.setattr(module, "LEAST_PACKED", 0)
 
@@ -34,6 +35,27 @@ def test_a_packed_weight_is_the_weight() -> None:
     weight = torch.randn(40, 48)
     assert packed(weight).is_mkldnn
     assert torch.equal(packed(weight).to_dense(), weight)
+
+
+@pytest.mark.parametrize(
+    ("described", "intel"),
+    [
+        ("processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R)\n", True),
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: as fast as GenuineIntel\n", False),
+        ("processor\t: 0\nCPU implementer\t: 0x41\n", False),
+        ("", False),
+    ],
+)
+def test_the_maker_of_a_cpu(described: str, intel: bool) -> None:
+    assert module._is_intel(described) is intel
+
+
+def test_plain_weights_are_left_to_torch_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PLAIN", False)
+    x, weight = torch.randn(9, 48), torch.randn(40, 48)
+    assert torch.equal(linear(x, weight), F.linear(x, weight))
+    assert packed(weight).is_mkldnn
+    torch.testing.assert_close(linear(x, packed(weight)), F.linear(x, weight), rtol=1e-5, atol=1e-5)
 
 
 def test_no_row() -> None:
