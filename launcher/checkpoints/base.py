@@ -24,6 +24,8 @@ class Architecture:
 
     ``rope_scaling`` is Hugging Face's dictionary (``rope_type: llama3`` or ``linear``). ``rope_factors`` divide the
     rotary frequencies, after that scaling: one for each, which is half of the rotated channels, finite and positive.
+    ``shared_expert_ffn_hidden_size`` is the width of an expert that every token passes. With ``shared_expert_gate``,
+    its output is multiplied by the sigmoid of one number per token.
     ``sliding_window`` is how many keys a query sees, itself included. ``dtype`` is that of the stored weights:
     ``fp32``, ``bf16`` or ``fp16``.
     ``vocab_size`` is the number of rows of the stored embedding (padding included).
@@ -58,6 +60,8 @@ class Architecture:
     experts_per_token: int = 0
     expert_ffn_hidden_size: int | None = None
     normalize_expert_weights: bool = True
+    shared_expert_ffn_hidden_size: int | None = None
+    shared_expert_gate: bool = False
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 

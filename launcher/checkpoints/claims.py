@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from launcher.checkpoints.base import Architecture
+from launcher.checkpoints.parts import feed_forward_width
 from launcher.core.errors import CheckpointError
 
 SLACK = 2
@@ -43,10 +44,11 @@ def parameters(a: Architecture) -> int:
 
 
 def _feed_forward(a: Architecture) -> int:
-    width = expert_width(a) if a.num_experts else a.ffn_hidden_size
+    width = feed_forward_width(a)
     inner = width * (2 if a.gated else 1)
     one = a.hidden_size * (inner + width) + (inner + a.hidden_size) * a.bias
-    return one * max(1, a.num_experts) + a.hidden_size * a.num_experts
+    shared = a.hidden_size * (a.shared_expert_ffn_hidden_size or 0) * (3 if a.gated else 2)
+    return one * max(1, a.num_experts) + a.hidden_size * (a.num_experts + a.shared_expert_gate) + shared
 
 
 def expert_width(a: Architecture) -> int:

@@ -46,7 +46,6 @@ OFF: Mapping[str, tuple[Json, ...]] = {
     "glu_linear_offset": (0, 0.0),
     "activation_func_clamp_value": (),
     "moe_layer_freq": (1,),
-    "moe_shared_expert_intermediate_size": (0,),
     "moe_router_score_function": ("softmax",),
     "moe_router_enable_expert_bias": (False,),
     "moe_router_num_groups": (),
@@ -58,7 +57,6 @@ OFF: Mapping[str, tuple[Json, ...]] = {
     "moe_router_force_load_balancing": (False,),
     "moe_router_load_balancing_type": ("none", "aux_loss", "seq_aux_loss", "global_aux_loss"),
     "moe_router_topk_limited_devices": (),
-    "moe_shared_expert_gate": (False,),
     "linear_attention_freq": (),
     "mrope_section": (),
 }
@@ -75,6 +73,7 @@ def architecture(config: Config, store: TensorStore, file: Path) -> Architecture
     hidden, heads = number(config, "hidden_size", file), number(config, "num_attention_heads", file)
     _check_width(hidden, store, file)
     experts = number(config, "num_moe_experts", file) if config.get("num_moe_experts") else 0
+    shared = _shared_width(config, file)
     found = Architecture(
         num_layers=number(config, "num_layers", file),
         hidden_size=hidden,
@@ -103,6 +102,8 @@ def architecture(config: Config, store: TensorStore, file: Path) -> Architecture
         experts_per_token=number(config, "moe_router_topk", file, 2) if experts else 0,
         expert_ffn_hidden_size=_expert_width(config, file) if experts else None,
         normalize_expert_weights=not flag(config, "moe_router_pre_softmax", file),
+        shared_expert_ffn_hidden_size=shared,
+        shared_expert_gate=shared is not None and flag(config, "moe_shared_expert_gate", file),
         dtype=store.dtype,
     )
     refuse_uncomputed(found, file)
@@ -118,6 +119,11 @@ def _check_width(hidden: int, store: TensorStore, file: Path) -> None:
 
 def _expert_width(config: Config, file: Path) -> int | None:
     return None if config.get("moe_ffn_hidden_size") is None else number(config, "moe_ffn_hidden_size", file)
+
+
+def _shared_width(config: Config, file: Path) -> int | None:
+    key = "moe_shared_expert_intermediate_size"
+    return number(config, key, file) if config.get(key) else None
 
 
 T = TypeVar("T")

@@ -10,6 +10,9 @@ from launcher.core.errors import CheckpointError
 LAYER = "decoder.layers."
 EXPERT = "mlp.experts.local_experts."
 QKV = "self_attention.linear_qkv"
+SHARED = "mlp.shared_experts"
+GATE = "gate_weight"
+"""The one row by which the output of a shared expert is weighted; it belongs to the expert itself."""
 
 
 def parameters(a: Architecture) -> Iterator[tuple[str, str]]:
@@ -39,17 +42,32 @@ def of_a_layer(a: Architecture) -> Iterator[tuple[str, str]]:
     for before in inside:
         yield from _linear(f"{before}linear_fc1", a.bias)
         yield from _linear(f"{before}linear_fc2", a.bias)
+    if a.shared_expert_ffn_hidden_size:
+        yield from _shared_expert(a)
+
+
+def _shared_expert(a: Architecture) -> Iterator[tuple[str, str]]:
+    if a.shared_expert_gate:
+        yield SHARED, GATE
+    yield f"{SHARED}.linear_fc1", "weight"
+    yield f"{SHARED}.linear_fc2", "weight"
 
 
 def shape(a: Architecture, module: str, kind: str) -> tuple[int, ...]:
     """Return the shape of a whole parameter, named as `parameters` names it."""
-    rows, columns = _matrix(a, module.rsplit(".", 1)[-1])
+    before, _, name = module.rpartition(".")
+    shared = a.shared_expert_ffn_hidden_size if before.endswith(SHARED) else None
+    rows, columns = _matrix(a, name, shared or feed_forward_width(a))
     return (rows,) if kind == "bias" or not columns else (rows, columns)
 
 
-def _matrix(a: Architecture, name: str) -> tuple[int, int]:
-    """Return the rows and columns of a module's weight; 0 columns for a vector."""
-    width = (a.expert_ffn_hidden_size or a.ffn_hidden_size) if a.num_experts else a.ffn_hidden_size
+def feed_forward_width(a: Architecture) -> int:
+    """Return the channels of a layer's feed-forward part, or of each expert that tokens choose."""
+    return (a.expert_ffn_hidden_size or a.ffn_hidden_size) if a.num_experts else a.ffn_hidden_size
+
+
+def _matrix(a: Architecture, name: str, width: int) -> tuple[int, int]:
+    """Return the rows and columns of a module's weight; 0 columns for a vector. ``width`` is that of its channels."""
     queries = a.num_attention_heads * a.kv_channels
     known = {
         "word_embeddings": (a.vocab_size, a.hidden_size),
@@ -60,6 +78,7 @@ def _matrix(a: Architecture, name: str) -> tuple[int, int]:
         "q_layernorm": (a.kv_channels, 0),
         "k_layernorm": (a.kv_channels, 0),
         "router": (a.num_experts, a.hidden_size),
+        "shared_experts": (1, a.hidden_size),
         "linear_fc1": (width * (2 if a.gated else 1), a.hidden_size),
         "linear_fc2": (a.hidden_size, width),
     }
@@ -82,6 +101,9 @@ def refuse_uncomputed(a: Architecture, source: object) -> None:
         raise NotComputed(f"{source}: {a.experts_per_token} experts per token (expected at most {a.num_experts})")
     if a.num_experts and a.experts_per_token == 1 and a.normalize_expert_weights:
         raise NotComputed(f"{source}: one expert per token with its weight made 1 (expected two or more)")
+    if a.shared_expert_ffn_hidden_size and (a.bias or not a.num_experts):
+        what = "biases" if a.bias else "no others to choose from"
+        raise NotComputed(f"{source}: a shared expert with {what} (expected one without biases, beside others)")
 
 
 def refuse_unplaced(stored: Iterable[str], taken: Collection[str], source: object) -> None:

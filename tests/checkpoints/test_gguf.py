@@ -166,7 +166,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
     ("kind", "complaint"),
     [
         ("llama", r"llama\.expert_used_count is None"),
-        ("qwen2", r"qwen2\.expert_count is 4 \(experts are read of llama, qwen3moe\)"),
+        ("qwen2", r"qwen2\.expert_count is 4 \(experts are read of llama, qwen2moe, qwen3moe\)"),
     ],
 )
 def test_experts_that_are_not_whole_are_refused(kind: str, complaint: str, tmp_path: Path) -> None:

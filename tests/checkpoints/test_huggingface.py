@@ -20,6 +20,7 @@ from transformers import (
     MistralConfig,
     MixtralConfig,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
     Qwen3MoeConfig,
 )
@@ -44,6 +45,7 @@ SIZES = {
 }
 GROUPED = SIZES | {"num_key_value_heads": 2}
 EXPERTS = {"num_experts_per_tok": 2}
+SHARED = {"num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -62,6 +64,8 @@ CONFIGS: dict[str, Any] = {
     ),
     "mistral": lambda: MistralConfig(**GROUPED, sliding_window=4),
     "qwen2": lambda: Qwen2Config(**GROUPED),
+    "qwen2_moe": lambda: Qwen2MoeConfig(**GROUPED, **EXPERTS, **SHARED),
+    "qwen2_moe_normalized": lambda: Qwen2MoeConfig(**GROUPED, **EXPERTS, **SHARED, norm_topk_prob=True, qkv_bias=False),
     "qwen3": lambda: Qwen3Config(**GROUPED, head_dim=16),
     "qwen3_moe": lambda: Qwen3MoeConfig(
         **GROUPED, **EXPERTS, num_experts=4, moe_intermediate_size=24, norm_topk_prob=True, head_dim=8
@@ -104,8 +108,13 @@ def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
         ("mixtral", Parallelism(tensor=2)),
         pytest.param("qwen3_moe", Parallelism(tensor=2), marks=pytest.mark.soak),
         ("qwen3_moe", Parallelism(tensor=2, expert=2)),
+        ("qwen2_moe", Parallelism(tensor=2, expert=2)),
+        pytest.param("qwen2_moe", Parallelism(tensor=2, pipeline=2), marks=pytest.mark.soak),
     ],
-    ids=["llama-tp2-pp2", "qwen2-tp2", "gpt_neox-pp2", "mixtral-tp2", "qwen3_moe-tp2", "qwen3_moe-ep2"],
+    ids=[
+        *("llama-tp2-pp2", "qwen2-tp2", "gpt_neox-pp2", "mixtral-tp2", "qwen3_moe-tp2", "qwen3_moe-ep2"),
+        *("qwen2_moe-ep2", "qwen2_moe-tp2-pp2"),
+    ],
 )
 def test_logits_are_the_same_over_ranks(name: str, parallelism: Parallelism, tmp_path: Path) -> None:
     expected = saved(name, tmp_path / "model")

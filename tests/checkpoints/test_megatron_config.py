@@ -83,6 +83,13 @@ def test_experts_are_read() -> None:
     assert not arch.normalize_expert_weights
 
 
+@pytest.mark.parametrize("gate", [True, False])
+def test_a_shared_expert_is_read(gate: bool) -> None:
+    shared = {"moe_shared_expert_intermediate_size": 40, "moe_shared_expert_gate": gate, "add_bias_linear": False}
+    arch = read(num_moe_experts=8, **shared)
+    assert (arch.shared_expert_ffn_hidden_size, arch.shared_expert_gate) == (40, gate)
+
+
 def test_rotary_scaling_has_two_spellings() -> None:
     nemo = read(position_embedding_type="rope", scale_factor=8.0, old_context_len=16).rope_scaling
     core = read(position_embedding_type="rope", rope_scaling=True, rope_scaling_factor=8.0).rope_scaling
@@ -97,7 +104,11 @@ def test_rotary_scaling_has_two_spellings() -> None:
         ({"multi_latent_attention": True}, "multi_latent_attention is True"),
         ({"moe_layer_freq": [0, 1]}, r"moe_layer_freq is \[0, 1\]"),
         ({"moe_router_score_function": "sigmoid"}, "moe_router_score_function is 'sigmoid'"),
-        ({"moe_shared_expert_intermediate_size": 64}, "moe_shared_expert_intermediate_size is 64"),
+        ({"moe_shared_expert_intermediate_size": 64}, "a shared expert with biases"),
+        (
+            {"moe_shared_expert_intermediate_size": 64, "add_bias_linear": False},
+            "a shared expert with no others to choose from",
+        ),
         ({"position_embedding_type": "yarn"}, r"position_embedding_type is 'yarn' \(supported: rope"),
         ({"normalization": "L2Norm"}, "normalization is 'L2Norm'"),
         ({"activation_func": {"_target_": "os.system"}}, "activation_func is 'os.system'"),

@@ -55,6 +55,8 @@ CONFIG: dict[str, Any] = {
     "seq_length": 64,
     "num_moe_experts": 4,
     "moe_router_topk": 2,
+    "moe_shared_expert_intermediate_size": 16,
+    "add_bias_linear": False,
     "gated_linear_unit": True,
     "rope_scaling": True,
     "rope_scaling_factor": 8.0,

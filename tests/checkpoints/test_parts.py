@@ -16,6 +16,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "layer norms": {"normalization": "LayerNorm", "bias": True, "gated": False, "qk_norm": True},
     "positions": {"position": "learned_absolute", "zero_centered_gamma": True},
     "experts": {"num_experts": 4, "experts_per_token": 2, "expert_ffn_hidden_size": 24},
+    "shared expert": {"num_experts": 2, "experts_per_token": 2, "shared_expert_ffn_hidden_size": 40},
+    "gated shared expert": {
+        **{"num_experts": 2, "experts_per_token": 2, "shared_expert_ffn_hidden_size": 40, "shared_expert_gate": True}
+    },
     "experts with biases": {"num_experts": 2, "experts_per_token": 2, "bias": True},
 }
 

@@ -20,7 +20,16 @@ from launcher.checkpoints.export.rope_factors import as_scaling, divisors
 from launcher.checkpoints.export.transforms import Transform, normalized
 from launcher.checkpoints.gguf.file import GGUFTensor
 from launcher.checkpoints.gguf.layout import architecture_of, permute
-from launcher.checkpoints.gguf.names import OF_AN_EXPERT, ROUTER, SUPPORTED, by_parts, is_joined, is_turned, names_of
+from launcher.checkpoints.gguf.names import (
+    OF_AN_EXPERT,
+    ROUTER,
+    SHARED_GATE,
+    SUPPORTED,
+    by_parts,
+    is_joined,
+    is_turned,
+    names_of,
+)
 from launcher.checkpoints.gguf.rope_factors import FACTORED, FACTORS
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import Tokenizer
@@ -107,7 +116,7 @@ class GGUFFile(Format):
         for name, shape, kind in self._stored():
             expert = OF_AN_EXPERT.match(name)
             if expert is None:
-                yield name, shape, kind
+                yield name, shape[1:] if SHARED_GATE.search(name) else shape, kind
             elif int(expert[2]) == 0:
                 yield f"{expert[1]}.weight", (self._architecture.num_experts, *shape), kind
 
@@ -197,11 +206,23 @@ def _kind(a: Architecture, source: str) -> str:
         )
     if a.normalization == "LayerNorm":
         return "gptneox"
+    if a.shared_expert_ffn_hidden_size:
+        _refuse_other_shared(a, source)
+        return "qwen2moe"
     if a.qk_norm:
         return "qwen3moe" if a.num_experts else "qwen3"
     if a.num_experts:
         return "llama"
     return "qwen2" if a.qkv_bias else "llama"
+
+
+def _refuse_other_shared(a: Architecture, source: str) -> None:
+    """Refuse a model with a shared expert that has other attention than llama.cpp's only one that is read here."""
+    if a.qk_norm or not a.qkv_bias:
+        raise NotComputed(
+            f"{source}: llama.cpp's qwen2moe has biases of queries, keys and values, and no norms of them "
+            "(expected convert.format=hf)"
+        )
 
 
 def _stacked(units: Iterable[Unit]) -> Iterator[Unit]:
@@ -259,8 +280,10 @@ def _model_fields(a: Architecture, factored: bool) -> dict[str, Json]:
     if a.num_experts:
         width = a.expert_ffn_hidden_size or a.ffn_hidden_size
         found |= {"expert_count": a.num_experts, "expert_used_count": a.experts_per_token, "feed_forward_length": width}
-    if a.num_experts and a.qk_norm:
+    if a.num_experts and (a.qk_norm or a.shared_expert_ffn_hidden_size):
         found |= {"expert_feed_forward_length": a.expert_ffn_hidden_size or a.ffn_hidden_size}
+    if a.shared_expert_ffn_hidden_size:
+        found |= {"expert_shared_feed_forward_length": a.shared_expert_ffn_hidden_size}
     if a.rope_scaling and not factored:
         found |= {"rope.scaling.type": a.rope_scaling["rope_type"], "rope.scaling.factor": a.rope_scaling["factor"]}
     return found

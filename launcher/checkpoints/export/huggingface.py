@@ -11,7 +11,7 @@ from launcher.checkpoints.claims import expert_width
 from launcher.checkpoints.convert import Names
 from launcher.checkpoints.export.rope_factors import as_scaling
 from launcher.checkpoints.export.transforms import normalized
-from launcher.checkpoints.huggingface.config import ACTIVATIONS, Config, Stored
+from launcher.checkpoints.huggingface.config import ACTIVATIONS, QWEN_MOE, SLIDING, Config, Stored
 from launcher.checkpoints.huggingface.layout import NAMES
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import Tokenizer
@@ -22,6 +22,7 @@ CLASSES: Mapping[str, str] = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "mixtral": "MixtralForCausalLM",
     "gpt_neox": "GPTNeoXForCausalLM",
@@ -122,19 +123,24 @@ def _llama(a: Architecture, kind: str) -> Iterator[tuple[str, Json]]:
         yield from (("attention_bias", a.bias), ("mlp_bias", a.bias))
     if kind in ("qwen3", "qwen3_moe"):
         yield "attention_bias", False
-    if kind in ("qwen2", "qwen3", "qwen3_moe"):
+    if kind in ("qwen2", "qwen3", *QWEN_MOE):
         yield "use_sliding_window", a.sliding_window is not None
         yield "max_window_layers", 0 if a.sliding_window is not None else a.num_layers
+    if kind == "qwen2_moe" and a.sliding_window is not None:
+        yield "layer_types", [SLIDING] * a.num_layers
     if kind != "llama":
         yield "sliding_window", a.sliding_window
     yield from _experts(a, kind)
 
 
 def _experts(a: Architecture, kind: str) -> Iterator[tuple[str, Json]]:
-    if kind in ("mixtral", "qwen3_moe"):
+    if kind in ("mixtral", *QWEN_MOE):
         yield "num_local_experts" if kind == "mixtral" else "num_experts", a.num_experts or 1
         yield "num_experts_per_tok", a.experts_per_token or 1
-    if kind == "qwen3_moe":
+    if kind == "qwen2_moe":
+        yield "qkv_bias", a.qkv_bias
+        yield "shared_expert_intermediate_size", a.shared_expert_ffn_hidden_size or 1
+    if kind in QWEN_MOE:
         yield "moe_intermediate_size", expert_width(a)
         yield "norm_topk_prob", a.normalize_expert_weights
         yield from (("decoder_sparse_step", 1), ("mlp_only_layers", []))

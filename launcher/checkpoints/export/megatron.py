@@ -105,3 +105,6 @@ def _experts(a: Architecture) -> Iterator[tuple[str, Json]]:
         yield from (("num_moe_experts", a.num_experts), ("moe_router_topk", a.experts_per_token))
         yield "moe_ffn_hidden_size", expert_width(a)
         yield "moe_router_pre_softmax", not a.normalize_expert_weights
+    if a.shared_expert_ffn_hidden_size:
+        yield "moe_shared_expert_intermediate_size", a.shared_expert_ffn_hidden_size
+        yield "moe_shared_expert_gate", a.shared_expert_gate

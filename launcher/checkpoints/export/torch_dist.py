@@ -117,8 +117,9 @@ class TorchDistFolder(Format):
     def _states(self) -> Iterator[str]:
         """Yield the names of the empty states, one for each layer, and for each expert."""
         a = self._architecture
+        shared = (f"{parts.SHARED}.linear_fc1", f"{parts.SHARED}.linear_fc2") * bool(a.shared_expert_ffn_hidden_size)
         for layer in range(a.num_layers):
-            for module in (*STATELESS, *(() if a.num_experts else ("mlp.linear_fc1", "mlp.linear_fc2"))):
+            for module in (*STATELESS, *(() if a.num_experts else ("mlp.linear_fc1", "mlp.linear_fc2")), *shared):
                 yield f"{self.prefix}decoder.layers.{module}._extra_state/shard_{layer}_{a.num_layers}"
             for expert in range(a.num_experts):
                 for module in ("linear_fc1", "linear_fc2"):

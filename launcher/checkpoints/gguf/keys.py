@@ -17,6 +17,9 @@ READ = {
 
 OF_A_KIND: Mapping[str, set[str]] = {
     "llama": {"expert_count", "expert_used_count"},
+    "qwen2moe": {
+        *("expert_count", "expert_used_count", "expert_feed_forward_length", "expert_shared_feed_forward_length")
+    },
     "qwen3moe": {"expert_count", "expert_used_count", "expert_feed_forward_length"},
     "gptneox": {"attention.layer_norm_epsilon", "use_parallel_residual"},
 }

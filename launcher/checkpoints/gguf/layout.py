@@ -17,6 +17,7 @@ from launcher.checkpoints.gguf import rope_factors
 from launcher.checkpoints.gguf.file import MAGIC, GGUFHeader, GGUFTensor, read_header
 from launcher.checkpoints.gguf.keys import check as check_keys
 from launcher.checkpoints.gguf.names import (
+    SHARED_GATE,
     STACKED,
     SUPPORTED,
     WITH_EXPERTS,
@@ -37,6 +38,7 @@ from launcher.settings.model import Bounds
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+ALWAYS_WITH_EXPERTS = ("qwen2moe", "qwen3moe")
 DTYPES: dict[str, Literal["fp32", "bf16", "fp16"]] = {"F16": "fp16", "BF16": "bf16"}
 
 
@@ -90,6 +92,8 @@ class GGUFCheckpoint(Checkpoint):
         if is_joined(name):
             _refuse_other_rows(tensor, 3 * channels * self.architecture.num_attention_heads, what)
             return by_heads(tensor, channels)
+        if SHARED_GATE.search(name):
+            return tensor.reshape(1, -1)
         return unpermute(tensor, channels, what) if is_turned(self._kind, name) else tensor
 
 
@@ -171,7 +175,7 @@ def architecture_of(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor
     if kind == "gptneox" and groups != heads:
         raise NotComputed(f"{path}: {kind}.attention.head_count_kv is {groups} (expected {heads}, that of queries)")
     experts = whole("expert_count") if fields.get(f"{kind}.expert_count") else 0
-    neox = kind == "gptneox"
+    neox, shared = kind == "gptneox", kind == "qwen2moe"
     found = Architecture(
         num_layers=whole("block_count"),
         hidden_size=hidden,
@@ -198,6 +202,9 @@ def architecture_of(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor
         num_experts=experts,
         experts_per_token=whole("expert_used_count") if experts else 0,
         expert_ffn_hidden_size=_expert_width(fields, kind, path) if experts else None,
+        normalize_expert_weights=not shared,
+        shared_expert_ffn_hidden_size=_shared_width(fields, kind, path) if shared else None,
+        shared_expert_gate=shared,
         dtype=DTYPES.get(tensors["token_embd.weight"].tensor_type.name, "fp32"),
     )
     refuse_uncomputed(found, path)
@@ -215,10 +222,16 @@ def _is_parallel(fields: Mapping[str, Json], path: Path) -> bool:
 def _expert_width(fields: Mapping[str, Json], kind: str, path: Path) -> int:
     """Return the channels of an expert, as llama.cpp takes them where a file does not say."""
     width = number(fields, f"{kind}.feed_forward_length", path)
-    if kind == "qwen3moe":
+    if kind in ALWAYS_WITH_EXPERTS:
         used = number(fields, f"{kind}.expert_used_count", path)
         return number(fields, f"{kind}.expert_feed_forward_length", path, max(1, width // used))
     return width
+
+
+def _shared_width(fields: Mapping[str, Json], kind: str, path: Path) -> int:
+    """Return the channels of the shared expert, as llama.cpp takes them where a file does not say."""
+    width = number(fields, f"{kind}.feed_forward_length", path)
+    return number(fields, f"{kind}.expert_shared_feed_forward_length", path, width)
 
 
 def _refuse_unsupported(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], kind: str, path: Path) -> None:
@@ -234,6 +247,6 @@ def _refuse_unsupported(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTe
     if experts and kind not in WITH_EXPERTS:
         what = f"{kind}.expert_count is {shown(experts)} (experts are read of {', '.join(WITH_EXPERTS)})"
         raise NotComputed(f"{path}: {what}")
-    if not experts and kind == "qwen3moe":
+    if not experts and kind in ALWAYS_WITH_EXPERTS:
         raise CheckpointError(f"{path}: {kind}.expert_count is {shown(experts)} (expected a positive whole number)")
     check_keys(fields, kind, path)

@@ -6,12 +6,13 @@ import re
 from typing import TYPE_CHECKING
 
 from launcher.checkpoints import convert
+from launcher.checkpoints.parts import GATE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUPPORTED = ("llama", "qwen2", "qwen3", "qwen3moe", "gptneox")
-WITH_EXPERTS = ("llama", "qwen3moe")
+SUPPORTED = ("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gptneox")
+WITH_EXPERTS = ("llama", "qwen2moe", "qwen3moe")
 """Architectures that may have experts, in every layer; a file of llama has them if it counts them."""
 
 ROOTS = {
@@ -33,6 +34,11 @@ EXPERTS = {
     "mlp.experts.local_experts.{expert}.linear_fc1": ("ffn_gate_exps.{expert}", "ffn_up_exps.{expert}"),
     "mlp.experts.local_experts.{expert}.linear_fc2": ("ffn_down_exps.{expert}",),
 }
+SHARED_EXPERT = {
+    "mlp.shared_experts": ("ffn_gate_inp_shexp",),
+    "mlp.shared_experts.linear_fc1": ("ffn_gate_shexp", "ffn_up_shexp"),
+    "mlp.shared_experts.linear_fc2": ("ffn_down_shexp",),
+}
 NEOX = {
     **ATTENTION,
     "self_attention.linear_qkv": ("attn_qkv",),
@@ -46,13 +52,19 @@ STACKED = re.compile(r"^(blk\.\d+\.ffn_(?:gate|up|down)_exps)\.weight$")
 OF_AN_EXPERT = re.compile(r"^(blk\.\d+\.ffn_(?:gate|up|down)_exps)\.(\d+)\.weight$")
 """One expert's part of a stacked tensor, as it is called here."""
 
-ROUTER = re.compile(r"\.ffn_gate_inp\.")
+ROUTER = re.compile(r"\.ffn_gate_inp(_shexp)?\.")
+"""What chooses experts, and what weights a shared one."""
+
+SHARED_GATE = re.compile(r"\.ffn_gate_inp_shexp\.")
+"""What weights a shared expert: a vector in a file, one row here."""
 
 
 def names_of(kind: str, experts: bool) -> convert.Names:
     """Return where a file of this architecture keeps the weights of a model."""
     if kind == "gptneox":
         return convert.Names(ROOTS, LAYER, NEOX)
+    if kind == "qwen2moe":
+        return convert.Names(ROOTS, LAYER, ATTENTION | EXPERTS | SHARED_EXPERT, {GATE: "weight"})
     return convert.Names(ROOTS, LAYER, ATTENTION | (EXPERTS if experts else GATED))
 
 

@@ -36,6 +36,7 @@ SCALING: Mapping[str, tuple[str, ...]] = {
 
 ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 FULL, SLIDING = "full_attention", "sliding_attention"
+QWEN_MOE = ("qwen2_moe", "qwen3_moe")
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Config:
     def _llama(self, stored: Stored) -> Architecture:
         hidden, heads = self.whole("hidden_size"), self.whole("num_attention_heads")
         bias, experts, rope = self._bias(), self._experts(), self._rope()
+        shared = self.kind == "qwen2_moe"
         return Architecture(
             num_layers=self.whole("num_hidden_layers"),
             hidden_size=hidden,
@@ -120,7 +122,7 @@ class Config:
             norm_epsilon=self.real("rms_norm_eps"),
             activation=self._activation(),
             bias=bias,
-            qkv_bias=bias or self.kind == "qwen2",
+            qkv_bias=bias or self.kind == "qwen2" or (shared and self.flag("qkv_bias")),
             qk_norm=self.kind in ("qwen3", "qwen3_moe"),
             rotary_base=rope.theta,
             rope_scaling=rope.scaling,
@@ -129,7 +131,9 @@ class Config:
             num_experts=experts,
             experts_per_token=self.whole("num_experts_per_tok") if experts else 0,
             expert_ffn_hidden_size=self._expert_width() if experts else None,
-            normalize_expert_weights=self.kind != "qwen3_moe" or self.flag("norm_topk_prob"),
+            normalize_expert_weights=self.kind not in QWEN_MOE or self.flag("norm_topk_prob"),
+            shared_expert_ffn_hidden_size=self.whole("shared_expert_intermediate_size") if shared else None,
+            shared_expert_gate=shared,
             dtype=stored.dtype,
         )
 
@@ -176,6 +180,8 @@ class Config:
             )
 
     def _groups(self, heads: int) -> int:
+        if self.kind == "qwen2_moe" and self.get("num_key_value_heads") is None:
+            raise CheckpointError(f"{self.file}: num_key_value_heads is null (expected a number, such as {heads})")
         groups = self.whole("num_key_value_heads", heads)
         if heads % groups:
             raise CheckpointError(
@@ -200,13 +206,14 @@ class Config:
 
     def _experts(self) -> int:
         """Return the number of experts in every layer, which has two names."""
-        if self.kind not in ("mixtral", "qwen3_moe"):
+        if self.kind not in ("mixtral", *QWEN_MOE):
             return 0
-        names = [name for name in ("num_local_experts", "num_experts") if name in self.values]
+        spellings = ("num_experts",) if self.kind == "qwen2_moe" else ("num_local_experts", "num_experts")
+        names = [name for name in spellings if name in self.values]
         found = {number(self.values, name, self.file) for name in names}
         if len(found) > 1:
             raise CheckpointError(f"{self.file}: num_local_experts and num_experts differ (expected one of them)")
-        if self.kind == "qwen3_moe":
+        if self.kind in QWEN_MOE:
             self._refuse_dense_layers()
         known = "num_local_experts" if self.kind == "mixtral" else "num_experts"
         return found.pop() if found else self.whole(known)
@@ -259,7 +266,18 @@ class Config:
             raise CheckpointError(
                 f"{self.file}: max_window_layers is {first}, which {self.kind} models ignore (expected 0)"
             )
+        if self.kind == "qwen2_moe":
+            return self._every_second_layer(first, layers)
         return {SLIDING} if first <= 0 else {FULL} if first >= layers else {FULL, SLIDING}
+
+    def _every_second_layer(self, last: int, layers: int) -> set[str]:
+        """Return the kinds of attention of Qwen2-MoE: the first, third, ... of its ``last`` layers have a window."""
+        if last > 0 and layers > 1:
+            raise NotComputed(
+                f"{self.file}: max_window_layers is {last} with num_hidden_layers {layers}: every second layer has a "
+                "window (expected use_sliding_window=false)"
+            )
+        return {SLIDING} if last > 0 else {FULL}
 
     def _rope(self) -> Rope:
         """Return the rotary settings: ``rope_scaling`` goes before ``rope_parameters``, and those before other keys."""

@@ -15,6 +15,7 @@ from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.huggingface.config import Config, Stored
 from launcher.checkpoints.huggingface.quantization.methods import weights
 from launcher.checkpoints.huggingface.safetensors_index import read_index, unread
+from launcher.checkpoints.parts import GATE
 from launcher.checkpoints.tokenizers.huggingface import from_folder
 from launcher.core.errors import CheckpointError
 from launcher.core.stage import Loading
@@ -49,6 +50,11 @@ QWEN_EXPERTS = {
     ),
     "mlp.experts.local_experts.{expert}.linear_fc2": ("mlp.experts.{expert}.down_proj",),
 }
+SHARED_EXPERT = {
+    "mlp.shared_experts": ("mlp.shared_expert_gate",),
+    "mlp.shared_experts.linear_fc1": ("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
+    "mlp.shared_experts.linear_fc2": ("mlp.shared_expert.down_proj",),
+}
 MIXTRAL_EXPERTS = {
     "mlp.router": ("block_sparse_moe.gate",),
     "mlp.experts.local_experts.{expert}.linear_fc1": (
@@ -79,6 +85,7 @@ NAMES: Mapping[str, convert.Names] = {
     "llama": LLAMA,
     "mistral": LLAMA,
     "qwen2": LLAMA,
+    "qwen2_moe": convert.Names(ROOTS, LAYER, ATTENTION | QWEN_EXPERTS | SHARED_EXPERT, {GATE: "weight"}),
     "qwen3": LLAMA,
     "qwen3_moe": convert.Names(ROOTS, LAYER, ATTENTION | QWEN_EXPERTS),
     "mixtral": convert.Names(ROOTS, LAYER, ATTENTION | MIXTRAL_EXPERTS),

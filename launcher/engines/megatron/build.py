@@ -113,6 +113,8 @@ def _experts(architecture: Architecture) -> dict[str, Any]:
         "moe_router_load_balancing_type": "none",
         "moe_token_dispatcher_type": "allgather",
         "moe_router_dtype": "fp32",
+        "moe_shared_expert_intermediate_size": architecture.shared_expert_ffn_hidden_size,
+        "moe_shared_expert_gate": architecture.shared_expert_gate,
     }
 
 
@@ -153,6 +155,9 @@ def _spec(architecture: Architecture, config: TransformerConfig) -> ModuleSpec:
     if architecture.num_experts:
         feed_forward.module = modules.Experts
         feed_forward.submodules.router = modules.Router
+        shared = feed_forward.submodules.shared_experts
+        shared.submodules.linear_fc1 = modules.Column
+        shared.submodules.linear_fc2 = modules.Row
         feed_forward = feed_forward.submodules.experts
     feed_forward.submodules.linear_fc1 = modules.Column
     feed_forward.submodules.linear_fc2 = modules.Row

@@ -63,6 +63,7 @@ def _check_experts(a: Architecture, p: Parallelism) -> None:
             "cannot be split"
         )
     _divides("tensor", p.tensor // p.expert, expert_width(a), "feed-forward channels of an expert")
+    _divides("tensor", p.tensor, a.shared_expert_ffn_hidden_size or 0, "feed-forward channels of the shared expert")
 
 
 def _divides(key: str, ranks: int, count: int, what: str) -> None:

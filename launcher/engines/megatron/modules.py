@@ -185,7 +185,8 @@ class Experts(MoELayer):  # type: ignore[misc]
     """Megatron-core's mixture of experts without a token dispatcher.
 
     The tensor-parallel ranks all have every token, and each a part of the experts: a slice of every one, some whole
-    ones, or both. So each computes what its part adds, and one sum over the ranks is the output.
+    ones, or both. So each computes what its part adds, and one sum over the ranks is the output. A shared expert is
+    split over all of them and makes a sum of its own.
     """
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
@@ -201,7 +202,8 @@ class Experts(MoELayer):  # type: ignore[misc]
                 out = out.index_add(0, rows, part.to(out.dtype))
         if self.tp_group.size() > 1:
             torch.distributed.all_reduce(out, group=self.tp_group)
-        return out.view_as(hidden_states), None
+        out = out.view_as(hidden_states)
+        return out if self.shared_experts is None else out + self.shared_experts(hidden_states), None
 
 
 class Router(TopKRouter):  # type: ignore[misc]

@@ -56,6 +56,8 @@ BRIDGE_NAMES = {
     "num_experts": "num_moe_experts",
     "experts_per_token": "moe_router_topk",
     "expert_ffn_hidden_size": "moe_ffn_hidden_size",
+    "shared_expert_ffn_hidden_size": "moe_shared_expert_intermediate_size",
+    "shared_expert_gate": "moe_shared_expert_gate",
 }
 """Megatron-Bridge's names of an architecture's fields, where they differ."""
 
@@ -109,6 +111,10 @@ MEGATRON: dict[str, dict[str, Any]] = {
     "qwen3": {"qk_norm": True},
     "mistral": {"sliding_window": 4},
     "mixtral": {"num_experts": 4, "experts_per_token": 2},
+    "qwen2_moe": {
+        **{"num_experts": 4, "experts_per_token": 2, "expert_ffn_hidden_size": 24, "qkv_bias": True},
+        **{"shared_expert_ffn_hidden_size": 40, "shared_expert_gate": True, "normalize_expert_weights": False},
+    },
     "qwen3_moe": {"num_experts": 4, "experts_per_token": 2, "qk_norm": True, "expert_ffn_hidden_size": 24},
     "experts_apart": {"num_experts": 4, "experts_per_token": 2, "apart": True},
     "gpt_neox": {
@@ -116,7 +122,7 @@ MEGATRON: dict[str, dict[str, Any]] = {
         **{"num_query_groups": 4, "rotary_percent": 0.5, "tied": False},
     },
 }
-EXACT = {"gpt_neox", "mixtral", "qwen3_moe", "experts_apart"}
+EXACT = {"gpt_neox", "mixtral", "qwen2_moe", "qwen3_moe", "experts_apart"}
 """Models that transformers computes in another order than megatron-core, so that only rounding may differ."""
 
 
@@ -130,7 +136,7 @@ def test_a_megatron_checkpoint_is_the_same_model_afterwards(name: str, tmp_path:
     torch.testing.assert_close(of_transformers(tmp_path / "hf"), expected, atol=1e-5, rtol=0)
 
 
-QUICK = {"llama3", "llama_biased", "mistral", "qwen3_moe_raw", "gpt_neox_serial"}
+QUICK = {"llama3", "llama_biased", "mistral", "qwen2_moe", "qwen3_moe_raw", "gpt_neox_serial"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.soak) for n in CONFIGS])
@@ -194,6 +200,10 @@ def test_what_is_stored_in_another_way_is_changed(changes: dict[str, Any], tmp_p
         ({"normalization": "LayerNorm"}, "the closest, llama, cannot have normalization='LayerNorm'"),
         ({"rotary_percent": 0.5}, "rotary_percent=0.5"),
         ({"bias": True, "qk_norm": True}, "qk_norm=True"),
+        (
+            MEGATRON["qwen2_moe"] | {"shared_expert_gate": False},
+            "qwen2_moe, cannot have shared_expert_gate=False",
+        ),
     ],
 )
 def test_what_no_class_expresses_is_refused_before_anything_is_written(

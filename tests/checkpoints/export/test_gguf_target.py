@@ -44,7 +44,7 @@ def of_transformers(file: Path) -> torch.Tensor:
     return found
 
 
-UNKNOWN = {"qwen3", "qwen3_moe", "mixtral", "experts_apart", "gpt_neox"}
+UNKNOWN = {"qwen2_moe", "qwen3", "qwen3_moe", "mixtral", "experts_apart", "gpt_neox"}
 """What transformers does not read: it leaves out a key_length, and takes 128; it knows no experts of ``llama``."""
 
 
@@ -64,6 +64,7 @@ def test_a_megatron_checkpoint_is_the_same_model_afterwards(name: str, tmp_path:
         ("gpt_neox", MODEL_ARCH.GPTNEOX),
         ("gpt_neox_serial", MODEL_ARCH.GPTNEOX),
         ("mixtral", MODEL_ARCH.LLAMA),
+        ("qwen2_moe", MODEL_ARCH.QWEN2MOE),
         ("qwen3_moe", MODEL_ARCH.QWEN3MOE),
     ],
 )
@@ -90,6 +91,8 @@ def test_tensors_are_those_of_llama_cpp_s_converter(name: str, kind: MODEL_ARCH,
 
 
 def as_converted(value: torch.Tensor, name: str, kind: MODEL_ARCH) -> torch.Tensor:
+    if "ffn_gate_inp_shexp" in name:  # llama.cpp reads a vector
+        return value[0]
     if "attn_qkv" in name:  # four heads, each with its query, key and value
         heads = value.chunk(4)
         return torch.cat([torch.cat([head.chunk(3)[part] for head in heads]) for part in range(3)])
@@ -174,6 +177,9 @@ NOT_OF_LLAMA_CPP: dict[str, dict[str, Any]] = {
     "tied_neox": MEGATRON["gpt_neox"] | {"tied": True},
     "grouped_neox": MEGATRON["gpt_neox"] | {"num_query_groups": 2},
     "raw_experts": MEGATRON["qwen3_moe"] | {"normalize_expert_weights": False},
+    "shared_experts_normalized": MEGATRON["qwen2_moe"] | {"normalize_expert_weights": True},
+    "shared_experts_without_a_gate": MEGATRON["qwen2_moe"] | {"shared_expert_gate": False},
+    "shared_experts_without_biases": MEGATRON["qwen2_moe"] | {"qkv_bias": False},
 }
 
 
@@ -185,6 +191,9 @@ NOT_OF_LLAMA_CPP: dict[str, dict[str, Any]] = {
         ("tied_neox", r"tensor 'output\.weight' is missing \(a gptneox model needs it"),
         ("grouped_neox", r"head_count_kv is 2 \(expected 4, that of queries\)"),
         ("raw_experts", "cannot have normalize_expert_weights=False"),
+        ("shared_experts_normalized", "qwen2moe cannot have normalize_expert_weights=True"),
+        ("shared_experts_without_a_gate", "qwen2moe cannot have shared_expert_gate=False"),
+        ("shared_experts_without_biases", "llama.cpp's qwen2moe has biases of queries"),
     ],
 )
 def test_what_llama_cpp_does_not_compute_is_refused(name: str, complaint: str, tmp_path: Path) -> None:

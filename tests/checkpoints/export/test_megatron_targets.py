@@ -41,7 +41,7 @@ def of_megatron_core(folder: Path, arch: Any, prefix: str) -> torch.Tensor:
     return logits(model)
 
 
-QUICK = {"llama_untied", "qwen2", "mixtral", "gpt_neox"}
+QUICK = {"llama_untied", "qwen2", "mixtral", "qwen2_moe", "gpt_neox"}
 NAMES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.soak) for n in MEGATRON if n != "experts_apart"]
 
 

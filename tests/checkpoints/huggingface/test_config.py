@@ -58,11 +58,14 @@ SIZES = {
     "norm_topk_prob": True,
     "decoder_sparse_step": 1,
     "mlp_only_layers": [],
+    "qkv_bias": True,
+    "shared_expert_intermediate_size": 40,
 }
 READ_BESIDE = {
     **dict.fromkeys(KINDS, ("rope_theta",)),
     "gpt_neox": ("rotary_emb_base", "rotary_pct"),
     "qwen2": ("rope_theta", "head_dim"),
+    "qwen2_moe": ("rope_theta", "head_dim"),
     "qwen3_moe": ("rope_theta", "head_dim"),
 }
 """Keys that a class has no field for and yet reads."""
@@ -77,6 +80,8 @@ def values(kind: str) -> dict[str, Any]:
     made = {key: value for key, value in SIZES.items() if key in known}
     if kind == "gpt_neox":
         made |= {"attention_bias": True, "hidden_act": "gelu"}
+    if kind == "qwen2_moe":  # of several layers every second one has a window
+        made |= {"num_hidden_layers": 1, "max_window_layers": 1}
     return made | {"model_type": kind, "architectures": [f"{kind}ForCausalLM"]}
 
 
@@ -95,7 +100,7 @@ def either(read: Callable[[], Architecture]) -> Architecture | str:
 
 def of_transformers(c: Any) -> dict[str, Any]:
     """Return what an object of transformers' class says, in the words of `Architecture`."""
-    heads, rope, experts = c.num_attention_heads, c.rope_parameters, getattr(c, "num_local_experts", 0)
+    heads, rope, experts = c.num_attention_heads, c.rope_parameters, experts_of(c)
     said = {
         "num_layers": c.num_hidden_layers,
         "hidden_size": c.hidden_size,
@@ -116,7 +121,14 @@ def of_transformers(c: Any) -> dict[str, Any]:
         said["experts_per_token"] = c.num_experts_per_tok
         said["expert_ffn_hidden_size"] = getattr(c, "moe_intermediate_size", c.intermediate_size)
         said["normalize_expert_weights"] = getattr(c, "norm_topk_prob", True)
+        said["shared_expert_ffn_hidden_size"] = getattr(c, "shared_expert_intermediate_size", None)
+    if c.model_type == "qwen2_moe":
+        said["qkv_bias"] = c.qkv_bias
     return said
+
+
+def experts_of(c: Any) -> int:
+    return int(getattr(c, "num_local_experts", getattr(c, "num_experts", 0)))
 
 
 def window(c: Any) -> int | None:
@@ -159,6 +171,8 @@ OTHER: dict[str, Any] = {
 
 
 def changed(key: str, value: Any) -> Any:
+    if key == "max_window_layers" and value:
+        return 0
     if key in OTHER:
         return OTHER[key]
     return not value if isinstance(value, bool) else value * 2
@@ -237,7 +251,7 @@ def impossible(theirs: Any, refused: str) -> bool:
     heads, kinds = theirs.num_attention_heads, set(getattr(theirs, "layer_types", None) or [])
     channels = getattr(theirs, "head_dim", None) or theirs.hidden_size // heads
     whole = heads % (getattr(theirs, "num_key_value_heads", None) or heads) == 0 and channels > 0
-    many = getattr(theirs, "num_experts_per_tok", 0) > getattr(theirs, "num_local_experts", 0)
+    many = getattr(theirs, "num_experts_per_tok", 0) > experts_of(theirs)
     return not whole or many or len(kinds) > 1 or "is null" in refused or "is None" in refused
 
 
@@ -251,6 +265,10 @@ WITHOUT: list[tuple[str, str, dict[str, Any]]] = [
     ("qwen3", "head_dim", {}),
     ("qwen3_moe", "moe_intermediate_size", {}),
     ("qwen3_moe", "norm_topk_prob", {}),
+    ("qwen2_moe", "norm_topk_prob", {}),
+    ("qwen2_moe", "shared_expert_intermediate_size", {}),
+    ("qwen2_moe", "use_sliding_window", {"num_hidden_layers": 2}),
+    ("qwen2_moe", "qkv_bias", {}),
     ("mixtral", "rope_theta", {}),
     ("mixtral", "sliding_window", {}),
 ]
@@ -336,6 +354,9 @@ def test_what_a_class_ignores_or_contradicts_is_refused(kind: str, change: dict[
         ("qwen2", {"max_window_layers": 1}),
         ("qwen3_moe", {"mlp_only_layers": [1]}),
         ("qwen3_moe", {"decoder_sparse_step": 2}),
+        ("qwen2_moe", {"mlp_only_layers": [1]}),
+        ("qwen2_moe", {"decoder_sparse_step": 2}),
+        ("qwen2_moe", {"num_hidden_layers": 2}),
         ("llama", {"hidden_act": "gelu_python"}),
         ("mixtral", {"num_experts_per_tok": 1}),
         ("mixtral", {"num_experts_per_tok": 5}),

@@ -113,6 +113,14 @@ def test_biases_that_were_trained_are_taken(tmp_path: Path) -> None:
     torch.testing.assert_close(of_megatron(base, tmp_path / "adapter"), expected, atol=2e-5, rtol=0)
 
 
+def test_a_shared_expert_and_its_gate_are_adapted(tmp_path: Path) -> None:
+    base = base_of(tmp_path / "base", "qwen2_moe")
+    targets = ["q_proj", "gate_proj", "down_proj", "shared_expert_gate"]
+    expected = trained(base, tmp_path / "adapter", r=4, lora_alpha=16, target_modules=targets)
+    torch.testing.assert_close(of_megatron(base, tmp_path / "adapter"), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(of_huggingface(base, tmp_path / "adapter"), expected, atol=2e-5, rtol=0)
+
+
 def test_a_transposed_layer_is_merged(tmp_path: Path) -> None:
     """GPT-2 stores [inputs, outputs]; only engine=huggingface serves it."""
     from transformers import GPT2Config, GPT2LMHeadModel
