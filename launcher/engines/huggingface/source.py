@@ -51,9 +51,18 @@ MIN_LAYER_LIMIT, MIN_SIZE_LIMIT = 128, 2**20
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """The spellings of the number of experts of a layer."""
 
+RECURRENT = {
+    *("bailing_hybrid", "bamba", "deepseek_v4", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba"),
+    *("kimi_linear", "lara_mini", "mamba", "mamba2", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_moe"),
+    *("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "qwen4_exp", "qwen4_exp_text", "recurrent_gemma", "rwkv"),
+    *("xlstm", "zamba", "zamba2", "zaya"),
+}
+"""Kinds of model that keep more than keys and values. Others that do are noticed when they are loaded."""
+
 CONFIGURATIONS = ("config.json", "generation_config.json")
 """Files of a folder that transformers reads besides the weights."""
 
+NO_CACHE = f"which keeps a recurrent state instead of keys and values; {SERVERS}"
 STORED = {"F32": Dtype.fp32, "BF16": Dtype.bf16, "F16": Dtype.fp16}
 EXPECTED = "a Hugging Face folder with config.json and safetensors, or a .gguf file"
 
@@ -175,7 +184,14 @@ def _elsewhere(config: Mapping[str, Json]) -> str:
 def _refuse_unsupported(config: Mapping[str, Json], file: Path) -> None:
     if not config.get("model_type"):
         raise CheckpointError(f"{file}: model_type is missing (expected the configuration of a transformers model)")
+    _refuse_recurrent(str(config["model_type"]), f"{file}: model_type")
     refuse_unsupported(config, file)
+
+
+def _refuse_recurrent(kind: str, what: str) -> None:
+    """Refuse, before a weight is read, what a cache of keys and values cannot continue."""
+    if kind.replace("-", "_") in RECURRENT:
+        raise CheckpointError(f"{what} is {kind!r}, {NO_CACHE}")
 
 
 def _check_claims(sizes: Iterable[tuple[str, int]], tensors: int, numbers: int, file: Path) -> None:
@@ -284,7 +300,8 @@ def _cached_values_gguf(fields: Mapping[str, Json], kind: str) -> int | None:
 def _refuse_unsupported_gguf(
     fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], kind: str, path: Path
 ) -> None:
-    """Refuse what transformers would silently ignore."""
+    """Refuse what transformers would silently ignore, and what no cache of keys and values continues."""
+    _refuse_recurrent(kind, f"{path}: general.architecture")
     if "token_embd.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is missing (is it one part of a split file?)")
     if kind in SUPPORTED:

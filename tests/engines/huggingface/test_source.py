@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from gguf import GGUFWriter
 from safetensors.torch import save_file
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from launcher.core.errors import CheckpointError, UserError
 from launcher.distributed.allocation import Allocation
@@ -53,6 +55,26 @@ def gguf(path: Path, *tensors: str, **fields: str) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def test_a_recurrent_model_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    """A plan said of it, before, that it can be served."""
+    with pytest.raises(CheckpointError) as refused:
+        source.read(folder(tmp_path, model_type="nemotron_h"))
+    expected = f"{tmp_path / 'config.json'}: model_type is 'nemotron_h', which keeps a recurrent state instead of keys"
+    assert str(refused.value).startswith(expected)
+    assert str(refused.value).endswith("backend=vllm or backend=sglang may serve it as it is")
+
+
+@pytest.mark.slow
+def test_recurrent_models_are_those_of_the_installed_transformers() -> None:
+    """What fails here is to be added to RECURRENT."""
+    found = set()
+    for kind, names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        name = names if isinstance(names, str) else names[0]
+        if getattr(getattr(transformers, name, None), "_is_stateful", False):
+            found.add(kind)
+    assert found == source.RECURRENT & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def test_a_folder_is_described_by_its_config_and_its_headers(tmp_path: Path) -> None:
