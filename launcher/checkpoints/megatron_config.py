@@ -59,8 +59,22 @@ OFF: Mapping[str, tuple[Json, ...]] = {
     "moe_router_topk_limited_devices": (),
     "linear_attention_freq": (),
     "mrope_section": (),
+    "hybrid_override_pattern": ("",),
+    "hybrid_layer_pattern": ("",),
+    "use_mup": (False,),
+    "apply_embedding_scaling": (False,),
+    "scale_positional_embedding": (False,),
 }
 """What changes the model in ways this program does not compute, with the values (besides null) that do not."""
+
+CLASSES: Mapping[str, str] = {
+    "Gemma": "whose embeddings are multiplied by the square root of hidden_size",
+    "Embedding": "which attends to later tokens",
+    "Reranker": "which attends to later tokens",
+}
+"""What models of NeMo and Megatron-Bridge compute that no field or tensor shows, by a part of their class's name."""
+
+ELSEWHERE = "export it to a Hugging Face folder, which engine=huggingface or backend=vllm may serve"
 
 
 def architecture(config: Config, store: TensorStore, file: Path) -> Architecture:
@@ -141,7 +155,15 @@ def _refuse_unsupported(config: Config, file: Path) -> None:
         value = config.get(key)
         values = value if isinstance(value, list) else [value]
         if any(entry is not None and entry not in harmless for entry in values):
-            raise CheckpointError(f"{file}: {key} is {shown(value)}, which the megatron engine does not compute")
+            raise _not_computed(f"{key} is {shown(value)}, which", file)
+    name = _target(config.get("_target_"))
+    found = next((what for part, what in CLASSES.items() if part in name.rsplit(".", 1)[-1]), None)
+    if found:
+        raise _not_computed(f"_target_ is {shown(name)}, {found}. This", file)
+
+
+def _not_computed(what: str, file: Path) -> CheckpointError:
+    return CheckpointError(f"{file}: {what} the megatron engine does not compute; {ELSEWHERE}")
 
 
 def _activation(config: Config, file: Path) -> Activation:

@@ -114,6 +114,21 @@ def test_rotary_scaling_has_two_spellings() -> None:
         ({"activation_func": {"_target_": "os.system"}}, "activation_func is 'os.system'"),
         ({"num_layers": None}, r"num_layers is None \(expected a positive whole number\)"),
         ({"window_size": [4, 4]}, "window_size"),
+        (
+            {"hybrid_override_pattern": "M-M*"},
+            "hybrid_override_pattern is 'M-M\\*', which the megatron engine does not",
+        ),
+        ({"use_mup": True}, "use_mup is True"),
+        ({"apply_embedding_scaling": True}, "apply_embedding_scaling is True"),
+        ({"scale_positional_embedding": True}, "scale_positional_embedding is True"),
+        (
+            {"_target_": "megatron.bridge.models.gemma.gemma_provider.CodeGemmaModelProvider2B"},
+            "_target_ is '.*2B', whose embeddings are multiplied by .* export it to a Hugging Face folder",
+        ),
+        (
+            {"_target_": "nemo.collections.llm.gpt.model.llama_embedding.Llama32EmbeddingConfig1B"},
+            "_target_ is .* later",
+        ),
     ],
 )
 def test_what_cannot_be_computed_is_refused(changes: dict[str, Any], complaint: str) -> None:
