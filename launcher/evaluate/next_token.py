@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from launcher.core.client import Client
 from launcher.core.errors import TransportError
 from launcher.core.responses import checked
-from launcher.core.types import Endpoint, Handler, Json, Request, Response, is_object
+from launcher.core.types import Endpoint, Handler, Request, Response
 from launcher.core.values import changed
 from launcher.tasks.loglikelihood import NoLogprobs
-from launcher.tasks.next_token import NotNextTokens, as_echo, body_of, found_in, next_tokens
+from launcher.tasks.next_token import NotNextTokens, as_echo, body_of, found_in, next_tokens, token_ids, tokenize_body
 
 NOTE = "the log-probabilities of its choices are those of the next token, asked in one request without an echo"
 REFUSED = range(400, 500)
@@ -50,24 +50,15 @@ def by_next_token(handler: Handler, client: Client, endpoint: Endpoint) -> Handl
 
 
 class _Tokens:
-    """The tokens of prompts, by ``/tokenize`` of the server; the last ones are kept."""
+    """The tokens of prompts, by ``/tokenize`` of the server."""
 
     def __init__(self, client: Client, endpoint: Endpoint) -> None:
         self._client, self._endpoint = client, endpoint
 
     async def __call__(self, text: str) -> Sequence[int]:
-        body = {"model": self._endpoint.model, "prompt": text, "add_special_tokens": True}
+        body = tokenize_body(self._endpoint.model, text)
         try:
             answer = await self._client.post(f"{self._endpoint.root}/tokenize", body)
         except TransportError as error:
             raise NotNextTokens(f"/tokenize gives no answer: {error}") from None
         return token_ids(answer)
-
-
-def token_ids(answer: Response) -> Sequence[int]:
-    """Return the token ids of an answer of ``/tokenize``. Raises `NotNextTokens` for any other answer."""
-    body: Mapping[str, Json] = answer.body if answer.ok and is_object(answer.body) else {}
-    found = body.get("tokens")
-    if not isinstance(found, list) or not all(type(token) is int for token in found):
-        raise NotNextTokens(f"/tokenize gives no list of token ids (HTTP {answer.status})")
-    return found

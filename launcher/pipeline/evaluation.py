@@ -123,11 +123,11 @@ async def ask(asked: Asked, stop: Stop | None, display: Progress) -> str | None:
         return None
     facts, lines = deployment_facts(record, asked.endpoint), record.hand_over_lines()
     given = asked.endpoint, tasks, adapters, run.evaluate, folder, key, display
-    named = by_next_token(run.evaluate, record.checks)
+    named = asks_next_tokens(run.evaluate, record.checks)
     return await evaluator.ask_all(*given, lease, facts, asked.health, asked.judge, lines, stop, named)
 
 
-def by_next_token(settings: Evaluate, checks: Sequence[Check]) -> bool:
+def asks_next_tokens(settings: Evaluate, checks: Sequence[Check]) -> bool:
     """Return whether choices of one token are asked without an echo.
 
     Raises `ValidationFailed` where that is forced on a server that has not proved that it can.

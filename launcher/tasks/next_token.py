@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from launcher.core.responses import MERGED
-from launcher.core.types import Json, Request, is_object
+from launcher.core.types import Json, Request, Response, is_object
 from launcher.tasks.loglikelihood import NoLogprobs
 
 PLAIN = {"max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
@@ -73,6 +73,19 @@ def _of_tokens(prompts: Sequence[tuple[int, ...]], starts: Sequence[int]) -> Nex
     if not context or set(starts) != {len(context)} or any(prompt[:-1] != context for prompt in prompts):
         raise NotNextTokens("a choice is not one token behind its context")
     return NextTokens(context, tuple(prompt[-1] for prompt in prompts))
+
+
+def tokenize_body(model: str, text: str) -> dict[str, Json]:
+    """Return the body of a request to ``/tokenize`` for the tokens of a prompt as the server computes them."""
+    return {"model": model, "prompt": text, "add_special_tokens": True}
+
+
+def token_ids(answer: Response) -> Sequence[int]:
+    """Return the token ids of an answer of ``/tokenize``. Raises `NotNextTokens` for any other answer."""
+    found = answer.body.get("tokens") if answer.ok and is_object(answer.body) else None
+    if not isinstance(found, list) or not all(type(token) is int for token in found):
+        raise NotNextTokens(f"/tokenize gives no list of token ids (HTTP {answer.status})")
+    return found
 
 
 def body_of(model: Json, asked: NextTokens) -> dict[str, Json]:

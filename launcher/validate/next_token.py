@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from launcher.core.responses import in_order
 from launcher.core.types import Json, Request, Severity
 from launcher.tasks.loglikelihood import NoLogprobs, loglikelihood
-from launcher.tasks.next_token import NextTokens, NotNextTokens, body_of, found_in, next_tokens
+from launcher.tasks.next_token import (
+    PLAIN,
+    NextTokens,
+    NotNextTokens,
+    body_of,
+    found_in,
+    next_tokens,
+    token_ids,
+    tokenize_body,
+)
 from launcher.validate.check import (
     Capability,
     CheckContext,
@@ -42,7 +51,6 @@ OWN = "the launcher's own server reads its cache for an echo too"
 @dataclass(frozen=True)
 class _Probe:
     request: Request
-    starts: Sequence[int]
     asked: NextTokens
 
 
@@ -70,18 +78,17 @@ async def _probe(context: CheckContext, text: str, choices: Sequence[str]) -> _P
     """Return what is asked of a context; None where a choice is not one token. Raises `NotApplicable`."""
 
     async def encode(prompt: str) -> Sequence[int]:
-        body = {"model": context.endpoint.model, "prompt": prompt, "add_special_tokens": True}
-        answer = await context.ask.post("/tokenize", body)
-        found = answer.body.get("tokens") if answer.ok and isinstance(answer.body, dict) else None
-        if not isinstance(found, list) or not all(type(token) is int for token in found):
-            raise NotApplicable(f"the server has no /tokenize that says its tokens (HTTP {answer.status})")
-        return found
+        answer = await context.ask.post("/tokenize", tokenize_body(context.endpoint.model, prompt))
+        try:
+            return token_ids(answer)
+        except NotNextTokens:
+            problem = f"the server has no /tokenize that says its tokens (HTTP {answer.status})"
+            raise NotApplicable(problem) from None
 
-    prompts, starts = [text + choice for choice in choices], (len(text),) * len(choices)
-    body = {"prompt": prompts, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
-    request = Request("/v1/completions", {"model": context.endpoint.model, **body}, counted=starts)
+    body = {"model": context.endpoint.model, "prompt": [text + choice for choice in choices], **PLAIN}
+    request = Request("/v1/completions", body, counted=(len(text),) * len(choices))
     try:
-        return _Probe(request, starts, await next_tokens(request, encode))
+        return _Probe(request, await next_tokens(request, encode))
     except NotNextTokens:
         return None
 
@@ -118,7 +125,7 @@ async def _echoed(context: CheckContext, probe: _Probe) -> Sequence[float]:
         raise Failure(f"{len(prompts)} prompts have {known} tokens by /tokenize, and {read} by their echo")
     choices = in_order(body, len(prompts))
     try:
-        return [loglikelihood(*parts) for parts in zip(choices, prompts, probe.starts, strict=True)]
+        return [loglikelihood(*parts) for parts in zip(choices, prompts, probe.request.counted, strict=True)]
     except NoLogprobs as error:
         raise Failure(f"the echo cannot be read: {error}") from None
 

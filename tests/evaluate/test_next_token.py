@@ -21,7 +21,7 @@ from launcher.core.errors import ValidationFailed
 from launcher.core.types import Check, Endpoint, Json, Outcome, Request
 from launcher.evaluate.next_token import NOTE
 from launcher.evaluate.next_token import by_next_token as by_token
-from launcher.pipeline.evaluation import by_next_token
+from launcher.pipeline.evaluation import asks_next_tokens
 from launcher.settings.evaluate import Choices, Evaluate
 from launcher.settings.validate import Validate
 from launcher.tasks.endpoint_tokenizer import EndpointTokenizer
@@ -257,14 +257,14 @@ FAILED = Check("next token", None, "the server refuses it", id="next_token")
     ],
 )
 def test_when_it_is_used(settings: Evaluate, checks: tuple[Check, ...], expected: bool) -> None:
-    assert by_next_token(settings, checks) is expected
+    assert asks_next_tokens(settings, checks) is expected
 
 
 def test_forcing_it_on_a_server_that_cannot_says_why() -> None:
     with pytest.raises(
         ValidationFailed, match=r"^evaluate\.choices=next_token, .*: the server refuses it; set .*=auto$"
     ):
-        by_next_token(Evaluate(choices=Choices.next_token), (FAILED,))
+        asks_next_tokens(Evaluate(choices=Choices.next_token), (FAILED,))
 
 
 async def nothing(text: str) -> Sequence[int]:
