@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from launcher.api.endless import all_ending
+
 WORD = re.compile(
     r"""(?P<space>[ \t\r\n]+|//[^\n]*|\#[^\n]*)
     |(?P<text>"(?:\\.|[^"\\\n])*"i?|/(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+/[a-z]*|<[^>\n]*>|@[\w.-]+)
@@ -70,15 +72,7 @@ def _words(grammar: str) -> Iterator[Word]:
 
 def _ending(rules: Rules) -> set[str]:
     """Return the rules that some finite text matches."""
-    ending: set[str] = set()
-    order, before = list(rules), -1
-    while before != len(ending):
-        before = len(ending)
-        order.reverse()
-        for name in order:
-            if name not in ending and _Ends(rules[name], rules, ending).of():
-                ending.add(name)
-    return ending
+    return all_ending(rules, lambda name, known: _Ends(rules[name], rules, known).of())
 
 
 class _Ends:

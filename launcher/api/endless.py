@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,13 +19,21 @@ def endless_reference(schema: Json) -> str | None:
     if not isinstance(schema, Mapping):
         return None
     targets = dict(used_references(schema))
+    ending = all_ending(targets, lambda ref, known: _Ends(known, targets).of(targets[ref]))
+    return next((ref for ref in targets if ref not in ending), None)
+
+
+def all_ending(names: Iterable[str], ends: Callable[[str, set[str]], bool]) -> set[str]:
+    """Return the names of what can end; ``ends`` tells it of one, by those that are known to."""
     ending: set[str] = set()
-    order, before = list(targets), -1
+    order, before = list(names), -1
     while before != len(ending):
         before = len(ending)
         order.reverse()
-        ending |= {ref for ref in order if ref not in ending and _Ends(ending, targets).of(targets[ref])}
-    return next((ref for ref in targets if ref not in ending), None)
+        for name in order:
+            if name not in ending and ends(name, ending):
+                ending.add(name)
+    return ending
 
 
 def used_references(root: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:
@@ -37,7 +45,7 @@ def used_references(root: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:
         ref = schema.get("$ref")
         if isinstance(ref, str) and ref not in seen:
             seen.add(ref)
-            target = _target(root, ref)
+            target = target_of(root, ref)
             yield ref, target
             todo.extend([target] if isinstance(target, Mapping) else [])
 
@@ -54,7 +62,7 @@ def _list(found: Json) -> list[Json]:
     return found if isinstance(found, list) else []
 
 
-def _target(root: Mapping[str, Json], ref: str) -> Json:
+def target_of(root: Mapping[str, Json], ref: str) -> Json:
     """Return what a reference within the schema names; True, which any value matches, for another one."""
     base, _, pointer = ref.partition("#")
     if base and base != str(root.get("$id", "")).removesuffix("#"):

@@ -113,10 +113,7 @@ def _compiled(kind: Kind, source: str) -> tuple[str, str]:
     from llguidance import LLMatcher, grammar_from
 
     try:
-        deep = (
-            schema_too_deep(json.loads(source)) if kind == "json" else too_deep(source) if kind == "grammar" else None
-        )
-        if deep is not None:
+        if (deep := _depth_problem(kind, source)) is not None:
             return "", deep
         if kind == "lark":
             grammar = source
@@ -135,6 +132,12 @@ def _compiled(kind: Kind, source: str) -> tuple[str, str]:
     wrong, said = LLMatcher.validate_grammar_with_warnings(grammar)
     problem = _in_our_words(said[0]) if wrong else "" if kind == "lark" else _no_begin(grammar)
     return ("", problem) if problem else (grammar, "")
+
+
+def _depth_problem(kind: Kind, source: str) -> str | None:
+    if kind == "json":
+        return schema_too_deep(json.loads(source))
+    return too_deep(source) if kind == "grammar" else None
 
 
 def _in_our_words(said: str) -> str:

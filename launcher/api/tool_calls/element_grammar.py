@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from launcher.api.endless import target_of
 from launcher.api.tool_calls.base import Elements
-from launcher.api.tool_calls.elements import target_of, typed_value, types_of
+from launcher.api.tool_calls.elements import typed_value, types_of
 from launcher.core.types import Json
 
 NOTES = frozenset({"description", "title", "default", "examples", "deprecated", "$comment"})
@@ -116,7 +117,7 @@ def _branches(schema: Json, root: Mapping[str, Json], depth: int = 8) -> Iterato
         return
     said = schema.keys() - NOTES
     if said == {"$ref"}:
-        yield from _branches(target_of(schema["$ref"], root), root, depth - 1)
+        yield from _branches(target_of(root, schema["$ref"]), root, depth - 1)
     elif said in ({"anyOf"}, {"oneOf"}):
         (word,) = said
         for each in schema[word]:

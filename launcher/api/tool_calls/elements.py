@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from launcher.api.endless import target_of
 from launcher.api.tool_calls.base import Call, Elements, Frame, NotACall, ToolCallFormat, loaded
 from launcher.core.types import Json
 
@@ -146,15 +147,7 @@ def _limits(schema: Mapping[str, Json], root: Mapping[str, Json], depth: int) ->
     if isinstance(schema.get("allOf"), list):
         yield from (types_of(each, root, depth - 1) for each in schema["allOf"])
     if isinstance(ref, str):
-        yield types_of(target_of(ref, root), root, depth - 1)
-
-
-def target_of(ref: str, root: Mapping[str, Json]) -> Json:
-    """Return the schema that a reference within ``root`` leads to; True, which is any, where it leads nowhere."""
-    target: Json = root
-    for part in ref.removeprefix("#/").split("/") if ref.startswith("#/") else [""]:
-        target = target.get(part, True) if isinstance(target, Mapping) else True
-    return target
+        yield types_of(target_of(root, ref), root, depth - 1)
 
 
 def _types_of_value(value: Json) -> frozenset[str]:
