@@ -77,15 +77,8 @@ class Evaluate:
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
         {
             *("concurrency", "timeout_s", "max_answer_mb", "max_pause_s", "accept_missing_finish", "min_coverage"),
-            *(
-                "retry_failed",
-                "score_timeout_s",
-                "keep_failures",
-                "store_prompt_logprobs",
-                "budget",
-                "until",
-                "choices",
-            ),
+            *("retry_failed", "score_timeout_s", "keep_failures", "store_prompt_logprobs"),
+            *("budget", "until", "choices"),
         }
     )
     """Fields that a resumed run may change."""

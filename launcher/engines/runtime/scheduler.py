@@ -239,8 +239,7 @@ class Scheduler:
         at = sequence.num_computed_tokens
         if at >= len(sequence.blocks) * self._block_size and not self._append_block(sequence):
             return None
-        if self._limits.aligned:
-            at = self._chunk_start(at)
+        at = self._chunk_start(at)
         chunk = Chunk(sequence.tokens[at:], at, sequence.num_cached_tokens, sequence.blocks)
         return ScheduledSequence(sequence, chunk, None, True)
 
