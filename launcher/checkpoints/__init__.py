@@ -7,7 +7,7 @@ from typing import Protocol
 
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.bounded import check_length
-from launcher.checkpoints.missing import missing
+from launcher.checkpoints.missing import missing, unknown
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import Tokenizer
 from launcher.settings.model import Bounds
@@ -26,7 +26,7 @@ def detect(path: Path, bounds: Bounds | None = None) -> Checkpoint:
     for layout in _layouts():
         if layout.matches(path):
             return layout(path, bounds or Bounds())
-    raise CheckpointError(f"{path}: not a checkpoint of a known layout (expected {EXPECTED})")
+    raise CheckpointError(unknown(path, EXPECTED))
 
 
 def open_model(path: Path, bounds: Bounds | None = None, peft: str | None = None) -> Checkpoint:

@@ -1,10 +1,15 @@
-"""What to say of a path that does not exist, which may be the name of a model on a hub."""
+"""What to say of a path that is no checkpoint: it may be a hub's name of a model, or lie beside the right one."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
+
+from launcher.core.files import PARTIAL
+
+CONVERSION = "conversion.json"
+"""The record of a conversion."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """A name such as ``meta-llama/Llama-3.1-8B``; it never starts with a dot."""
@@ -21,6 +26,19 @@ def missing(path: Path, expected: str) -> str:
         return f"{line}; a copy of this model is in the Hugging Face cache: model.path={cached}"
     get = f"hf download {name} --local-dir {path.name}"
     return f"{line}; for a model of the Hugging Face Hub: {get}, then model.path={path.name}"
+
+
+def unknown(path: Path, expected: str) -> str:
+    """Return one line for a path of no known layout, with what was probably meant instead."""
+    line = f"{path}: not a checkpoint of a known layout (expected {expected})"
+    if path.is_dir() and (path / CONVERSION).is_file() and next(path.rglob(f"*{PARTIAL}"), None):
+        return f"{line}; it holds a conversion that did not end: repeat its launcher convert"
+    files = sorted(path.glob("*.gguf"))[:2] if path.is_dir() else []
+    if files:
+        return f"{line}; it holds {files[0].name}: model.path={files[0]}"
+    if path.is_file() and (path.parent / "config.json").is_file():
+        return f"{line}; its folder is one: model.path={path.parent}"
+    return line
 
 
 def snapshot(name: str) -> Path | None:

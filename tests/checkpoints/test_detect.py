@@ -26,6 +26,23 @@ def test_a_foreign_folder_or_file_is_refused(tmp_path: Path) -> None:
             detect(path)
 
 
+def test_what_was_meant_is_named(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "model.gguf").touch()
+    with pytest.raises(CheckpointError, match=r"it holds model\.gguf: model\.path=.*/made/model\.gguf$"):
+        detect(tmp_path / "made")
+    (tmp_path / "config.json").touch()
+    with pytest.raises(CheckpointError, match=f"its folder is one: model.path={tmp_path}$"):
+        detect(tmp_path / "config.json")
+
+
+def test_a_conversion_that_did_not_end_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "conversion.json").write_text("{}")
+    (tmp_path / "model.gguf.partial").touch()
+    with pytest.raises(CheckpointError, match=r"holds a conversion that did not end: repeat its launcher convert$"):
+        detect(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model_config.yaml", "metadata.json", "run_config.yaml"])
 def test_a_lonely_mark_of_a_layout_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("{}")

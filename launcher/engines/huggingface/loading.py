@@ -44,6 +44,7 @@ def load(source: Source, dtype: torch.dtype, device: torch.device, adapter: Adap
         except Exception as error:  # a model's own code may raise any exception
             reason = first_line(error).replace(str(folder), str(source.path))
             raise CheckpointError(f"{source.path}: transformers cannot load it: {reason}") from error
+    _refuse_other_shapes(source, info)
     _refuse_incomplete(source, info)
     if source.layout == "gguf":
         refuse_unplaced(source.tensors, gguf_names(model, source), source.path)
@@ -103,6 +104,7 @@ def _from_pretrained(source: Source, folder: Path, dtype: torch.dtype) -> tuple[
         local_files_only=True,
         trust_remote_code=False,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
     )
     return loaded
 
@@ -117,6 +119,18 @@ def gguf_names(model: PreTrainedModel, source: Source) -> set[str]:
     processor = TENSOR_PROCESSORS.get(source.kind, TensorProcessor)(config=model.config.to_dict())
     known = get_gguf_hf_weights_map(model, processor)
     return {name for name in source.tensors if name in known or name.removesuffix(".weight") in known}
+
+
+def _refuse_other_shapes(source: Source, info: Mapping[str, Json]) -> None:
+    """Refuse tensors of other shapes than the configuration gives them, which transformers fills at random."""
+    found = sorted(info["mismatched_keys"])
+    if found:
+        name, stored, needed = found[0]
+        more = f", nor have {len(found) - 1} more theirs" if len(found) > 1 else ""
+        raise CheckpointError(
+            f"{source.path}: tensor '{name}' has shape {list(stored)}, not the {list(needed)} of the {source.kind} "
+            f"model{more}; correct config.json"
+        )
 
 
 def _refuse_incomplete(source: Source, info: Mapping[str, Json]) -> None:
