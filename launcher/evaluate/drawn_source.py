@@ -74,6 +74,8 @@ class DrawnSource(SampleSource):
                     items[sample.task].append(Question(question, sample.cluster, sample.category))
                 if sample.key not in self._done:
                     waiting[question].append(sample)
+            if not self._all_made:
+                return []  # an earlier call raised what a task raised; a part of the samples is no draw
             self._begin(items)
             ordered = (
                 (population, question)

@@ -7,14 +7,17 @@ import json
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from launcher.core.errors import UserError
+from launcher.core.errors import TaskError, UserError
+from launcher.core.key_table import KeyTable
 from launcher.core.types import Interval, Score, Status
 from launcher.evaluate import random_order
+from launcher.evaluate.drawn_source import DrawnSource
 from launcher.evaluate.early_stop import Draws, Widths
 from launcher.evaluate.populations import NotDrawn
 from launcher.evaluate.units import Question
@@ -153,6 +156,20 @@ async def test_a_group_is_drawn_as_one_from_all_of_its_tasks(tmp_path):
     low, high = found.early_groups["g"]["intervals"]["exact_match"]
     assert high - low <= 0.2
     assert all(result.metrics["exact_match"].interval is Interval.sequence for result in found.tasks.values())
+
+
+async def test_samples_of_which_some_could_not_be_made_are_no_draw(tmp_path):
+    class Breaks(Echoes):
+        def samples(self, name, model):
+            yield from islice(super().samples(name, model), 7)
+            raise TaskError("items.jsonl:8: not JSON")
+
+    tasks = {"t": Breaks(600)}
+    source = DrawnSource(tasks, Evaluate(), "m", (), KeyTable(), stopping(tasks), tmp_path)
+    with pytest.raises(TaskError, match="not JSON"):
+        await source.take()
+    assert await source.take() is None, "another worker asks before it is cancelled"
+    assert source.facts() == {}
 
 
 async def test_repeats_of_a_question_come_together(tmp_path):
