@@ -29,7 +29,7 @@ def hooked(adapters: Iterable[Adapter], folder: Path) -> Hooked:
 
 async def call(hooks: Hooked, finished: Finished) -> bool:
     """Call `Adapter.after` of each once, in order; count what fails in the folder, and return whether anything did."""
-    with recording(hooks.folder) as failures:
+    async with recording(hooks.folder) as failures:
         for adapter in hooks.adapters:
             try:
                 async with asyncio.timeout(TIMEOUT_S):

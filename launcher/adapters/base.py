@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import Flag, auto
 from functools import reduce
@@ -13,9 +13,9 @@ from operator import or_
 from pathlib import Path
 from typing import Any, ClassVar
 
+from launcher.adapters.kept_counts import kept
 from launcher.core.errors import UserError
 from launcher.core.event_stream import mapped
-from launcher.core.files import replace_json
 from launcher.core.types import Handler, Json, Report, Request, Response, route_of
 
 
@@ -203,15 +203,16 @@ def rewrites_of(adapters: Iterable[Adapter]) -> Part:
     return reduce(or_, (adapter.rewrites for adapter in adapters), Part.none)
 
 
-@contextmanager
-def counting(path: Path, counts: Mapping[str, int], names: Sequence[str]) -> Iterator[None]:
-    """Write the ``counts`` of ``names`` at the end, added to what an earlier session of the run left in the file."""
+@asynccontextmanager
+async def counting(path: Path, counts: Mapping[str, int], names: Sequence[str]) -> AsyncIterator[None]:
+    """Keep the ``counts`` of ``names`` in a file, added to what an earlier session of the run left there."""
     before = _counts(path)
-    try:
+
+    def total() -> dict[str, int]:
+        return {name: before.get(name, 0) + counts.get(name, 0) for name in names}
+
+    async with kept(path, total):
         yield
-    finally:
-        total = {name: before.get(name, 0) + counts.get(name, 0) for name in names}
-        replace_json(path, total, indent=2)
 
 
 def _counts(path: Path) -> Mapping[str, int]:

@@ -97,7 +97,7 @@ class Caching(Adapter):
         self._drawn.clear()
         to_stderr(self._told(self._store))
         try:
-            with counting(RunFolder(folder).counts("caching"), self.counts, COUNTED):
+            async with counting(RunFolder(folder).counts("caching"), self.counts, COUNTED):
                 yield
         finally:
             await asyncio.to_thread(self._store.close)

@@ -39,12 +39,11 @@ async def all_running(
 
     The counts are in ``adapter_failures.json`` of the run folder then, if there are any.
     """
-    with recording(folder) as failures:
-        async with AsyncExitStack() as stack:
-            for place, adapter in enumerate(adapters, 1):
-                downstream = Downstream(deployment, _identity(adapters[place:]))
-                await stack.enter_async_context(_running(adapter, folder, downstream, failures))
-            yield failures
+    async with recording(folder) as failures, AsyncExitStack() as stack:
+        for place, adapter in enumerate(adapters, 1):
+            downstream = Downstream(deployment, _identity(adapters[place:]))
+            await stack.enter_async_context(_running(adapter, folder, downstream, failures))
+        yield failures
 
 
 def _identity(adapters: Sequence[Adapter]) -> list[Json]:

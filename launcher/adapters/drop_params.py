@@ -70,7 +70,7 @@ class DropParams(Edit):
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
-        with counting(RunFolder(folder).counts("drop_params"), self.counts, self.names):
+        async with counting(RunFolder(folder).counts("drop_params"), self.counts, self.names):
             yield
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher.adapters.kept_counts import kept
 from launcher.core.console import one_line
 from launcher.core.errors import UserError
-from launcher.core.files import replace_json
 from launcher.core.redaction import redact
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
@@ -54,15 +54,13 @@ def read(folder: Path) -> dict[str, Json]:
         raise UserError(f"{file}: not the failures of adapters ({error}); remove it to count from zero") from None
 
 
-@contextmanager
-def recording(folder: Path) -> Iterator[Failures]:
-    """Yield what counts failures, and write them at the end, added to those of earlier sessions of the run."""
+@asynccontextmanager
+async def recording(folder: Path) -> AsyncIterator[Failures]:
+    """Yield what counts failures, and keep them in a file, added to those of earlier sessions of the run."""
     before, failures = read(folder), Failures()
-    try:
+    file = RunFolder(folder).adapter_failures
+    async with kept(file, lambda: _sum(before, failures) if failures.counts else None):
         yield failures
-    finally:
-        if failures.counts:
-            replace_json(RunFolder(folder).adapter_failures, _sum(before, failures), indent=2)
 
 
 def _sum(before: Mapping[str, Json], failures: Failures) -> dict[str, Json]:

@@ -54,7 +54,7 @@ class FinishReason(Edit):
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
-        with counting(RunFolder(folder).counts("finish_reason"), self.counts, COUNTED):
+        async with counting(RunFolder(folder).counts("finish_reason"), self.counts, COUNTED):
             yield
 
 

@@ -92,7 +92,7 @@ class Reasoning(Edit):
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
-        with counting(RunFolder(folder).counts("reasoning"), self.counts, COUNTED):
+        async with counting(RunFolder(folder).counts("reasoning"), self.counts, COUNTED):
             yield
 
     def _choice(self, choice: Json) -> Json:

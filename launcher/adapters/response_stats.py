@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from launcher.adapters.base import Adapter, Downstream, Part, closing
+from launcher.adapters.kept_counts import kept
 from launcher.core.errors import UserError
-from launcher.core.files import replace_json
 from launcher.core.responses import token_count
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Handler, Json, Request, Response
@@ -72,13 +72,14 @@ class ResponseStats(Adapter):
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
         file = RunFolder(folder).counts("response_stats")
         self._stats = _read(file)
-        try:
+        async with kept(file, self._summary, indent=1):
             yield
-        finally:
-            found: dict[str, dict[str, Json]] = {}
-            for (path, status), stats in sorted(self._stats.items()):
-                found.setdefault(path, {})[status] = stats.summary()
-            replace_json(file, found, indent=1)
+
+    def _summary(self) -> dict[str, dict[str, Json]]:
+        found: dict[str, dict[str, Json]] = {}
+        for (path, status), stats in sorted(self._stats.items()):
+            found.setdefault(path, {})[status] = stats.summary()
+        return found
 
     def _of(self, request: Request, status: str) -> _Stats:
         return self._stats.setdefault((request.route, status), _Stats())

@@ -27,7 +27,7 @@ from launcher.core.types import Endpoint, Json
 from launcher.proxy.front import LAST_S
 from launcher.proxy.metrics import COMPLETIONS, LOST, Counters, create
 from launcher.proxy.settings import Proxy
-from launcher.proxy.worker import Assignment, describe
+from launcher.proxy.worker import MISSING, Assignment, describe
 from launcher.settings.component import plain_settings
 
 START_S = 120.0
@@ -136,7 +136,7 @@ class Supervisor:
             self._counters.close()
             os.close(self._descriptor)
 
-    def _process(self, number: int) -> _Process:
+    def _process(self, number: int, *, replaces: bool = False) -> _Process:
         s, m = self._settings, self._mounted
         folder = m.folder if s.workers == 1 else m.folder / f"worker-{number}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ class Supervisor:
         adapters = [describe(adapter) for adapter in m.adapters]
         assignment = Assignment(
             number, self.run, self._listener.fileno(), self._descriptor, str(folder), str(m.log), plain, adapters,
-            endpoint, m.deployment, self.key,
+            endpoint, m.deployment, self.key, replaces,
         )  # fmt: skip
         return _Process(assignment, m.log)
 
@@ -157,7 +157,8 @@ class Supervisor:
                     continue
                 budgets[number].record_failure(time.monotonic() - worker.started)
                 worker.kill()
-                to_stderr(f"proxy: worker {number} {why}; see {self._mounted.log}")
+                counts = any(adapter.files() for adapter in self._mounted.adapters)
+                to_stderr(f"proxy: worker {number} {why}{f'; {MISSING}' if counts else ''}; see {self._mounted.log}")
                 if not budgets[number].exhausted:
                     self._replace(number)
                 else:
@@ -184,7 +185,7 @@ class Supervisor:
         """Start a worker again; where that fails, on a full disk for instance, the next look finds the dead one."""
         self._counters.restarted(number)
         with suppress(UserError, OSError):
-            self._workers[number] = self._process(number)
+            self._workers[number] = self._process(number, replaces=True)
             self._workers[number].wait_ready()
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from launcher.adapters.base import Adapter
 from launcher.adapters.chain import all_running
+from launcher.adapters.kept_counts import INTERVAL_S
 from launcher.core import health_metrics, redaction
 from launcher.core.connections import Connections
 from launcher.core.errors import UserError
@@ -43,6 +44,9 @@ GC_THRESHOLDS = (20_000, 20, 50)
 """Python's are 700, 10 and 10. A request leaves hardly any cycles, but the search took a tenth of its time."""
 
 
+MISSING = f"what its adapters counted in its last {INTERVAL_S:g} s may be missing"
+
+
 @dataclass(frozen=True)
 class Assignment:
     """What a worker gets from its supervisor on standard input, as one line of JSON."""
@@ -58,6 +62,8 @@ class Assignment:
     endpoint: Json
     deployment: Mapping[str, Json] | None
     key: str | None
+    replaces: bool = False
+    """Whether it takes the place of one that has died."""
 
 
 def describe(adapter: Adapter) -> Json:
@@ -112,6 +118,8 @@ async def _work(a: Assignment) -> None:
     def ready() -> None:
         _spare_the_collector()
         log.info("worker %d takes connections (process %d)", a.number, os.getpid())
+        if a.replaces and any(adapter.files() for adapter in adapters):
+            log.warning("worker %d takes the place of one that has died: %s", a.number, MISSING)
         _say({"ready": os.getpid()})
 
     adapters, endpoint = [restore(each) for each in a.adapters], Endpoint(**a.endpoint, is_builtin=False)

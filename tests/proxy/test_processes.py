@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -22,7 +23,9 @@ import pytest
 
 from launcher.adapters.caching import Caching
 from launcher.adapters.raise_client_errors import RaiseClientErrors
+from launcher.adapters.reasoning import Reasoning
 from launcher.adapters.request_log import RequestLog
+from launcher.adapters.response_stats import ResponseStats
 from launcher.adapters.system_message import SystemMessage
 from launcher.core.errors import UserError
 from launcher.core.types import Endpoint
@@ -271,6 +274,26 @@ def test_a_worker_that_dies_is_replaced_and_no_client_takes_a_part_for_the_whole
         assert [process.pid for process in workers()] != [worker.pid]
         metrics = httpx.get(proxy.url.replace("/v1", "/_proxy/metrics")).text
         assert 'launcher_proxy_requests_total{status="200"} 2' in metrics, "the counts of the dead worker are lost"
+
+
+def test_a_killed_worker_leaves_the_counts_of_its_adapters(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "proxy" / f"{name}.json" for name in ("response_stats", "reasoning")]
+    with (
+        scripted(lambda seen: whole(ANSWER)) as server,
+        proxied(server.url, tmp_path, ResponseStats(), Reasoning()) as proxy,
+    ):
+        ask = functools.partial(httpx.post, f"{proxy.url}/chat/completions", json=CHAT, timeout=PATIENCE_S)
+        for _ in range(3):
+            ask()
+        until(lambda: all(file.exists() for file in files))
+        (worker,) = workers()
+        worker.kill()
+        assert ask().json() == ANSWER
+    stats, reasoning = (json.loads(file.read_text()) for file in files)
+    assert stats["/v1/chat/completions"]["200"]["answers"] == reasoning["answers"] == 4
+    told = "what its adapters counted in its last 2 s may be missing"
+    assert told in capfd.readouterr().err
+    assert told in (tmp_path / "proxy.log").read_text()
 
 
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
