@@ -7,18 +7,21 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from launcher.adapters.base import Adapter, Downstream, Part
+from launcher.adapters.base import Adapter, Downstream, Part, closing
 from launcher.adapters.line_writer import check_file
 from launcher.core.errors import StorageError, UserError
 from launcher.core.files import replace_json
 from launcher.core.ranges import Seconds
 from launcher.core.redaction import reveal
+from launcher.core.stream_end import error_in_body, error_in_stream, error_of_event
 from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.unread import Unread
 from launcher.settings.component import component
 
 log = logging.getLogger(__name__)
@@ -31,7 +34,9 @@ class Progress(Adapter):
     """Writes ``file`` in the run folder, and posts the same JSON to ``webhook``, every ``interval_s`` and at the end.
 
     It holds ``requests``, ``in_flight``, ``answered``, and ``errors``, which are other statuses than 2xx and requests
-    without an answer. ``started`` and ``updated`` are times in UTC; ``finished`` is true at the end.
+    without an answer. A stream is in flight until it ends; one that breaks off, or ends in an error, is an error. So is
+    an error behind a good status.
+    ``started`` and ``updated`` are times in UTC; ``finished`` is true at the end.
 
     ``token_env`` names the variable with a bearer token for the webhook. A background task reports, and no request
     waits for it. What cannot be reported is logged once, and fails nothing.
@@ -70,13 +75,31 @@ class Progress(Adapter):
         self._counts["in_flight"] += 1
         try:
             response = await call_next(request)
-            self._counts["answered" if response.ok else "errors"] += 1
-            return response
-        except Exception:
-            self._counts["errors"] += 1
+        except BaseException:
+            self._ended(is_good=False)
             raise
+        if response.events is not None:
+            return replace(response, events=self._streamed(response.events))
+        self._ended(is_good=response.ok and _error_in(response.body) is None)
+        return response
+
+    def _ended(self, *, is_good: bool) -> None:
+        self._counts["in_flight"] -= 1
+        self._counts["answered" if is_good else "errors"] += 1
+
+    async def _streamed(self, events: AsyncIterator[Json]) -> AsyncIterator[Json]:
+        """Pass a stream on, and count it at its end."""
+        before: Json = None
+        last: Json = None
+        is_whole = False
+        try:
+            async with closing(events):
+                async for event in events:
+                    before, last = last, event
+                    yield event
+            is_whole = True
         finally:
-            self._counts["in_flight"] -= 1
+            self._ended(is_good=is_whole and _error_at_end(before, last) is None)
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
@@ -127,3 +150,14 @@ class Progress(Adapter):
         if where not in self._failing:
             self._failing.add(where)
             log.error("adapters.progress.%s: %s; later failures are not logged", where, reason)
+
+
+def _error_in(body: Json) -> str | None:
+    return error_in_body(body.raw) if isinstance(body, Unread) else error_of_event(body)
+
+
+def _error_at_end(before: Json, last: Json) -> str | None:
+    """Return the error in the last events of a stream, or in its last bytes where nothing reads events."""
+    if not isinstance(last, Unread):
+        return error_of_event(last)
+    return error_in_stream((before.raw if isinstance(before, Unread) else b"") + last.raw)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -16,6 +17,7 @@ from launcher.adapters.kept_counts import kept
 from launcher.core.errors import UserError
 from launcher.core.responses import token_count
 from launcher.core.run_folder import RunFolder
+from launcher.core.stream_end import error_of_event
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
 from launcher.stats.sketch import Sketch
@@ -33,8 +35,8 @@ class ResponseStats(Adapter):
     ``latency_s`` is the time until the whole answer. For streams, ``first_event_s`` is the time to the first token, and
     ``between_events_s`` that between tokens. Each has its mean, its maximum, and its 50th, 90th and 99th percentile,
     which are off by at most 1 %. ``buckets`` hold the counts from which files of several runs can be merged. ``no
-    answer`` counts errors. ``cached`` counts the answers of a cache, which have no times. A resumed run adds to the
-    file.
+    answer`` counts errors, also those that come behind a good status: in a stream, or in place of an answer. ``cached``
+    counts the answers of a cache, which have no times. A resumed run adds to the file.
 
     Use it to compare the times of servers, and to merge those of several runs or workers.
 
@@ -56,10 +58,13 @@ class ResponseStats(Adapter):
         except Exception:
             self._of(request, NO_ANSWER).answers += 1
             raise
-        stats = self._of(request, str(response.status))
+        has_error = response.ok and error_of_event(response.body) is not None
+        stats = self._of(request, NO_ANSWER if has_error else str(response.status))
         if response.events is not None:
-            timed = _replayed(response.events, stats) if response.cached else _timed(response.events, stats, start)
-            return replace(response, events=timed)
+            if response.cached:
+                return replace(response, events=_replayed(response.events, stats))
+            lost = partial(self._of, request, NO_ANSWER)
+            return replace(response, events=_timed(response.events, stats, lost, start))
         stats.count(response.body, cached=response.cached)
         if not response.cached:
             stats.times["latency_s"].add(time.perf_counter() - start)
@@ -152,19 +157,30 @@ def _read(file: Path) -> dict[tuple[str, str], _Stats]:
         raise UserError(f"{file}: not the statistics of answers ({error}); remove it to count from zero") from None
 
 
-async def _timed(events: AsyncIterator[Json], stats: _Stats, start: float) -> AsyncIterator[Json]:
-    before, name, last = start, "first_event_s", None
+async def _timed(
+    events: AsyncIterator[Json], stats: _Stats, lost: Callable[[], _Stats], start: float
+) -> AsyncIterator[Json]:
+    before, name, last, failed = start, "first_event_s", None, False
     try:
         async with closing(events):
             async for event in events:
                 now = time.perf_counter()
-                stats.times[name].add(now - before)
+                if error_of_event(event) is not None:
+                    failed = True
+                else:
+                    stats.times[name].add(now - before)
                 before, name = now, "between_events_s"
                 last = _with_usage(event, last)
                 yield event
+    except Exception:
+        failed = True
+        raise
     finally:
-        stats.times["latency_s"].add(time.perf_counter() - start)
-        stats.count(last)
+        if failed:
+            lost().answers += 1
+        else:
+            stats.times["latency_s"].add(time.perf_counter() - start)
+            stats.count(last)
 
 
 async def _replayed(events: AsyncIterator[Json], stats: _Stats) -> AsyncIterator[Json]:

@@ -103,6 +103,8 @@ class Arriving(ABC):
     """Whether a byte of the answer has arrived."""
     received = 0
     """Bytes of the body so far."""
+    until_close = False
+    """Whether only the end of the connection says that the answer is whole."""
     _complete = False
 
     def __init__(self, connection: Connection, method: str, url: str) -> None:
@@ -394,6 +396,7 @@ class Connection(asyncio.Protocol):
         self._transport = self._late = self._parser = self._poll = None
         if answer is not None:
             if self._until_close and exc is None:
+                answer.until_close = True
                 answer.end()
             else:
                 answer.fail(_lost(answer, exc), Failure.connection)

@@ -136,6 +136,7 @@ class EditedRelay(Relay):
             stream.check()
             data += stream.rest()
             stream.check()
+            self.reply.check_end(self, data)
         except Exception:
             self.reply.write(data)
             raise

@@ -123,6 +123,7 @@ class Exchange:
         try:
             while chunk := await incoming.more():
                 yield Unread(chunk)
+            self._reply.check_end(incoming)
         finally:
             incoming.close()
 

@@ -7,11 +7,13 @@ import os
 
 from launcher.asgi.errors import ApiError
 from launcher.core.connections import Arriving
+from launcher.core.console import one_line
 from launcher.core.errors import AdapterError, AdapterStop, Failure, TransportError
+from launcher.core.redaction import redact
 from launcher.proxy.head import REQUEST_ID, Head, passed_on, without
 from launcher.proxy.metrics import STOPPED, Counters
 from launcher.proxy.reply import Reply, dumped, lines_of
-from launcher.proxy.upstream import error_body
+from launcher.proxy.upstream import LOGGED, error_body
 
 log = logging.getLogger("launcher.proxy")
 
@@ -31,6 +33,15 @@ class Failing:
             raise _has_stopped(self._stopped)
         if (worker := self._counters.stopped_by()) is not None:
             raise _has_stopped(f"the proxy's log says why, at worker {worker}")
+
+    def is_good(self, head: Head, reply: Reply) -> bool:
+        """Tell whether a completion got an answer; an error behind a good status is counted and logged."""
+        if reply.error_said is None:
+            return 200 <= reply.status < 300
+        self._counters.failed(Failure.answer.value)
+        said, extra = one_line(redact(reply.error_said), LOGGED), {"request_id": _id_of(head).decode()}
+        log.warning("%s %s: %d, and an error: %s", head.method, head.path[:200], reply.status, said, extra=extra)
+        return False
 
     def refused(self, error: ApiError, reply: Reply) -> None:
         """Answer a request that must not pass."""

@@ -117,8 +117,9 @@ class Forwarder:
             self._failing.fail(relay.plan.head, reply, error)
         elif relay.error_body is not None:
             shape(relay, relay.error_body, reply)
-        is_good = error is None and 200 <= reply.status < 300
-        own[COMPLETIONS if is_good else LOST] += relay.plan.is_completion
+        if relay.plan.is_completion:
+            is_good = error is None and self._failing.is_good(relay.plan.head, reply)
+            own[COMPLETIONS if is_good else LOST] += 1
         self.counters.finished(reply.status, time.perf_counter() - relay.start, reply.sent)
         relay.on_done(relay, False)
 
@@ -164,7 +165,8 @@ class Forwarder:
                     await exchange.reply_events(response, reply)
             else:
                 await self._answer(request, plan, reply)
-            own[COMPLETIONS if 200 <= reply.status < 300 else LOST] += plan.is_completion
+            if plan.is_completion:
+                own[COMPLETIONS if self._failing.is_good(plan.head, reply) else LOST] += 1
         except asyncio.CancelledError:
             own[LEFT] += 1
             own[LOST] += is_completion(request.head)
@@ -223,10 +225,13 @@ class Forwarder:
             reply.begin(incoming.status, headers, length)
             reply.end()
         elif incoming.complete or (length is not None and int(length) <= SMALL_BYTES):
-            reply.whole(incoming.status, headers, await incoming.read(max(SMALL_BYTES, incoming.received)))
+            data = await incoming.read(max(SMALL_BYTES, incoming.received))
+            reply.check_end(incoming, data)
+            reply.whole(incoming.status, headers, data)
         else:
             reply.begin(incoming.status, headers, length)
             async for part in incoming.chunks():
                 reply.write(part)
                 await reply.drained()
+            reply.check_end(incoming)
             reply.end()

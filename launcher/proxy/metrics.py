@@ -106,7 +106,7 @@ class Counters:
             ("received_bytes", RECEIVED, "Bytes of bodies from clients"),
             ("sent_bytes", SENT, "Bytes of bodies to clients"),
             ("clients_left", LEFT, "Clients that left before their answer"),
-            ("completions", COMPLETIONS, "Completions that were answered with a good status"),
+            ("completions", COMPLETIONS, "Completions that were answered"),
             ("completions_lost", LOST, "Completions that got an error, or whose client left"),
         ):
             yield from _family(f"launcher_proxy_{name}_total", "counter", about, [("", self.total(place))])

@@ -120,8 +120,13 @@ class Relay(Arriving):
     def end(self) -> None:
         if self.failure is not None:
             return
-        self._complete, self._connection = True, None
         data = self._taken()
+        if self.until_close and (error := self._cut_off(data)) is not None:
+            self.reply.write(data)
+            self.failure, self._connection = error, None
+            self._sender.ended(self)
+            return
+        self._complete, self._connection = True, None
         if self.reply.started:
             self.reply.end(data)
         elif self.plan.is_completion and self.status >= 400:
@@ -144,6 +149,14 @@ class Relay(Arriving):
             self._sender.left(self)
         else:
             self._sender.ended(self)
+
+    def _cut_off(self, last: bytes) -> HttpError | None:
+        """Return the error of a stream that ended with nothing but its connection."""
+        try:
+            self.reply.check_end(self, last)
+        except HttpError as error:
+            return error
+        return None
 
     def _pass_on(self) -> None:
         """Write what has arrived, unless the rest comes soon."""

@@ -11,10 +11,16 @@ from typing import Protocol
 import orjson
 
 from launcher.asgi.errors import ApiError
+from launcher.core.connections import Arriving
+from launcher.core.errors import Failure, HttpError
+from launcher.core.stream_end import error_in_body, error_in_stream, is_end
 from launcher.core.types import Json
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 CLOSE = b"Connection: close\r\n"
+EVENTS = b"event-stream"
+MOST_HELD = 64 << 10
+"""An event of which more bytes have come is not looked at."""
 WITHOUT_BODY = frozenset({204, 304})
 
 
@@ -55,8 +61,10 @@ class Reply:
     """Whether the answer has been written to its end."""
     ends_with_connection = False
     """Whether only the end of the connection tells the client that the body is whole."""
+    error_said: str | None = None
+    """The error that an answer with a good status holds, once it is complete."""
     collects = _chunked = _is_stream = False
-    _head_bytes = b""
+    _head_bytes = _before_last = _last = b""
 
     def __init__(self, client: Client, head_only: bool, keep_alive: bool, chunks: bool) -> None:
         self.keep_alive = keep_alive
@@ -72,6 +80,8 @@ class Reply:
     def whole(self, status: int, lines: bytes, body: bytes) -> None:
         """Write a whole answer."""
         self.sent, self.complete = len(body), True
+        if status == 200:
+            self.error_said = error_in_stream(body) if EVENTS in lines else error_in_body(body)
         if status in WITHOUT_BODY:
             self._client.write(self._head(status, lines, b""))
             return
@@ -88,7 +98,7 @@ class Reply:
             framing, self._chunked = CHUNKED, True
         else:
             framing, self.keep_alive, self.ends_with_connection = b"", False, True
-        self._is_stream = b"event-stream" in lines
+        self._is_stream = EVENTS in lines
         self._head_bytes = self._head(status, lines, framing)
         self._parts.append(first)
         if not self.collects:
@@ -114,6 +124,19 @@ class Reply:
         self._parts.append(last)
         if data := self._taken() + (b"0\r\n\r\n" if self._chunked else b""):
             self._client.write(data)
+        if self._is_stream:
+            self.error_said = error_in_stream(self._before_last + self._last)
+            self._before_last = self._last = b""
+
+    def check_end(self, answer: Arriving, last: bytes = b"") -> None:
+        """Raise `HttpError` for a stream of the endpoint that has no end but that of its connection.
+
+        ``last`` is what is still to be written of it. A server that dies closes its connections, too.
+        """
+        if not answer.until_close or EVENTS not in (answer.header(b"content-type") or b"").lower():
+            return
+        if not is_end(self._before_last + self._last + last):
+            raise HttpError(answer.url, "the connection ended before the stream did", Failure.connection)
 
     def _taken(self) -> bytes:
         """Return what was collected, as it goes over the wire."""
@@ -126,6 +149,10 @@ class Reply:
         self.sent += len(data)
         if not data or self._head_only:
             return b""
+        if self._last.endswith(b"\n") or len(self._last) > MOST_HELD:
+            self._before_last, self._last = self._last, data
+        else:
+            self._last += data  # the rest of an event
         return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
 
     @property

@@ -103,7 +103,7 @@ class Supervisor:
 
     @property
     def completions(self) -> int:
-        """How many completions were answered with a good status."""
+        """How many completions were answered, and not with an error behind a good status."""
         return self._counters.total(COMPLETIONS)
 
     @property

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ import pytest
 
 from launcher.adapters.base import Adapter, Part
 from launcher.adapters.payload import Payload
+from launcher.adapters.progress import Progress
 from launcher.adapters.reasoning import Reasoning
+from launcher.adapters.response_stats import ResponseStats
 from launcher.adapters.retry import Retry
 from launcher.adapters.system_message import SystemMessage
 from launcher.core.errors import AdapterError
@@ -463,6 +465,85 @@ def test_an_answer_of_any_status_is_counted(chain: tuple[Adapter, ...]) -> None:
         lines = ask(proxy, "GET", "/_proxy/metrics").body.decode().splitlines()
     assert 'launcher_proxy_requests_total{status="999"} 2' in lines
     assert {"launcher_proxy_completions_total 0", "launcher_proxy_completions_lost_total 2"} <= set(lines)
+
+
+FAILED = b'data: {"error": {"message": "the engine died", "code": 500}}\n\n'
+WITH_ERROR = {
+    "an event": stream(event("a"), FAILED, DONE),
+    "an event with the others": stream(event("a") + FAILED + DONE),
+    "the last event": stream(event("a"), FAILED),
+    "an event in pieces": stream(event("a"), FAILED[:9], FAILED[9:20], FAILED[20:], DONE),
+    "the only event": stream(FAILED, DONE),
+    "CRLF": stream(event("a").replace(b"\n", b"\r\n"), FAILED.replace(b"\n", b"\r\n"), DONE.replace(b"\n", b"\r\n")),
+    "an event without a space": stream(event("a"), FAILED.replace(b"data: ", b"data:"), DONE),
+    "an event with choices": stream(event("a")[:-3] + b', "error": {"message": "the engine died"}}\n\n', DONE),
+    "a whole answer": whole({"error": {"message": "the engine died"}}),
+    "a whole answer with an id": whole({"id": "gen-1", "error": "the engine died"}),
+}
+"""Answers whose status is good, and which are errors."""
+
+
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), Warm((Payload(add={"top_p": 1}),)), Warm(CHAIN)])
+@pytest.mark.parametrize("steps", WITH_ERROR.values(), ids=WITH_ERROR)
+def test_an_error_behind_a_good_status_is_no_good_completion(
+    steps: list[Step], chain: tuple[Adapter, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    with scripted(lambda seen: steps) as server, through(server, chain) as proxy:
+        with streaming(proxy) as found, suppress(http.client.IncompleteRead):
+            assert found.status in (200, 502)
+            found.read()
+        lines = ask(proxy, "GET", "/_proxy/metrics").body.decode().splitlines()
+    assert {"launcher_proxy_completions_total 0", "launcher_proxy_completions_lost_total 1"} <= set(lines)
+    assert tuple(chain) == CHAIN or "the engine died" in caplog.text
+
+
+WITHOUT_ERROR = {
+    "the word alone": stream(event("error"), event("", "stop"), DONE),
+    "a null": stream(event("a")[:-3] + b', "error": null}\n\n', DONE),
+    "a text of an event": stream(event('\ndata: {"error": "x"}'), event("", "stop"), DONE),
+    "no [DONE]": stream(event("a"), event("", "stop")),
+    "a whole answer": whole({"error": None, **ANSWER}),
+    "the connection's end": [b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", event("a"), DONE, None],
+}
+
+
+@pytest.mark.parametrize("chain", [(), Warm(), (Progress(),)])
+@pytest.mark.parametrize("steps", WITHOUT_ERROR.values(), ids=WITHOUT_ERROR)
+def test_an_answer_that_only_speaks_of_errors_is_good(steps: list[Step], chain: tuple[Adapter, ...]) -> None:
+    with scripted(lambda seen: steps) as server, through(server, chain) as proxy:
+        with streaming(proxy) as found:
+            assert found.status == 200
+            found.read()
+        lines = ask(proxy, "GET", "/_proxy/metrics").body.decode().splitlines()
+    assert {"launcher_proxy_completions_total 1", "launcher_proxy_completions_lost_total 0"} <= set(lines)
+
+
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), Warm((Payload(add={"top_p": 1}),)), Warm(CHAIN)])
+def test_a_stream_that_only_the_connection_ends_needs_an_end_of_its_own(chain: tuple[Adapter, ...]) -> None:
+    """A server that is killed closes its connections in the same way as one of HTTP/1.0 that is done."""
+    steps = [b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", event("a"), event("b"), None]
+    with scripted(lambda seen: steps) as server, through(server, chain) as proxy:
+        with streaming(proxy) as found, pytest.raises(http.client.IncompleteRead):
+            found.read()
+        lines = ask(proxy, "GET", "/_proxy/metrics").body.decode().splitlines()
+    assert {"launcher_proxy_completions_total 0", "launcher_proxy_completions_lost_total 1"} <= set(lines)
+
+
+@pytest.mark.parametrize("steps", WITH_ERROR.values(), ids=WITH_ERROR)
+def test_statistics_call_no_error_an_answer(steps: list[Step]) -> None:
+    chain = Progress(interval_s=0.01), ResponseStats()
+    with scripted(lambda seen: steps) as server, through(server, chain) as proxy:
+        with streaming(proxy) as found, suppress(http.client.IncompleteRead):
+            found.read()
+        stats, progress = proxy.folder / "response_stats.json", proxy.folder / "progress.json"
+        deadline = time.monotonic() + PATIENCE_S
+        while not stats.exists() or json.loads(progress.read_text())["in_flight"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        counts, told = json.loads(stats.read_text()), json.loads(progress.read_text())
+    assert counts["/v1/chat/completions"]["no answer"]["answers"] == 1
+    assert counts["/v1/chat/completions"].get("200", {}).get("answers", 0) == 0
+    assert (told["answered"], told["errors"]) == (0, 1)
 
 
 def test_equal_requests_of_different_clients_are_equal_for_adapters() -> None:
