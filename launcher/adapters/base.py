@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from launcher.adapters.kept_counts import kept
+from launcher.core.console import one_line
 from launcher.core.errors import UserError
 from launcher.core.event_stream import mapped
+from launcher.core.redaction import redact
 from launcher.core.types import Handler, Json, Report, Request, Response, route_of
 
 
@@ -53,6 +55,24 @@ class Finished:
 
     folder: Path
     report: Report
+
+
+SHOWN = 60
+"""Characters of what becomes of a parameter that are shown."""
+
+
+@dataclass(frozen=True)
+class Imposed:
+    """A parameter that an adapter changes: the option that says so, and what becomes of the parameter."""
+
+    name: str
+    key: str
+    change: str
+    is_set: bool = True
+    """Whether requests have it then."""
+
+    def __str__(self) -> str:
+        return f"{self.name} {one_line(redact(self.change), SHOWN)} ({self.key})"
 
 
 CALLS = ("__call__", "edit", "edit_answer", "edit_events")
@@ -107,6 +127,10 @@ class Adapter(ABC):
     def variables(self) -> dict[str, str]:
         """Return the environment variables whose secrets it needs, each by the key that names it."""
         return {}
+
+    def imposes(self) -> Iterable[Imposed]:
+        """Return the parameters of a body that its options change in every request: a score's record names them."""
+        return ()
 
     def files(self) -> Mapping[str, str]:
         """Return the names of what it writes in the run folder, each with the key that sets it, or its own one."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import field
 from pathlib import Path
 
-from launcher.adapters.base import Downstream, Edit, Part, counting
+from launcher.adapters.base import Downstream, Edit, Imposed, Part, counting
 from launcher.core.errors import UserError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Request, Response
@@ -51,6 +51,10 @@ class DropParams(Edit):
 
     def edit_events(self, request: Request) -> None:
         self._count(request)
+
+    def imposes(self) -> Iterator[Imposed]:
+        for name in self.names:
+            yield Imposed(name, "adapters.drop_params.names", "left out", is_set=False)
 
     def _count(self, request: Request) -> None:
         self.counts.update(self._without_names(request.body)[1])

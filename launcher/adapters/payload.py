@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
 from typing import Any
 
-from launcher.adapters.base import Edit, Part
+from launcher.adapters.base import Edit, Imposed, Part
 from launcher.core.errors import AdapterError
 from launcher.core.redaction import reveal
 from launcher.core.types import Request
@@ -21,6 +22,9 @@ class Payload(Edit):
     ``remove_headers`` do the same to headers, whose names are compared without case. ``add_env`` and ``headers_env``
     add secrets: each names the environment variable that holds the text, which is read when it is needed and written
     nowhere. Raises `AdapterError` when a rename would overwrite another parameter.
+
+    The record of a score names every parameter that is changed so. An evaluation takes no ``n``, ``best_of``, ``echo``,
+    ``stream``, ``prompt``, ``messages``, ``suffix`` and ``use_beam_search``, which its tasks set themselves.
 
     Use it for parameters and headers that a server needs and a task does not send, such as ``chat_template_kwargs``.
 
@@ -49,6 +53,18 @@ class Payload(Edit):
             **{f"adapters.payload.add_env.{name}": variable for name, variable in self.add_env.items()},
             **{f"adapters.payload.headers_env.{name}": variable for name, variable in self.headers_env.items()},
         }
+
+    def imposes(self) -> Iterator[Imposed]:
+        key = "adapters.payload"
+        for name, value in self.add.items():
+            yield Imposed(name, f"{key}.add.{name}", f"= {json.dumps(value, default=str)}")
+        for name in self.remove:
+            yield Imposed(name, f"{key}.remove", "left out", is_set=False)
+        for name, new in self.rename.items():
+            yield Imposed(name, f"{key}.rename.{name}", f"renamed to {new}", is_set=False)
+            yield Imposed(new, f"{key}.rename.{name}", f"with the value of {name}")
+        for name, variable in self.add_env.items():
+            yield Imposed(name, f"{key}.add_env.{name}", f"= ${variable}")
 
     def edit(self, request: Request) -> Request:
         if self._in_headers:

@@ -9,6 +9,8 @@ import yaml
 from rich.console import Console
 from rich.syntax import Syntax
 
+from launcher.adapters.base import Adapter
+from launcher.adapters.parameters import imposed
 from launcher.backends.base import check_single_process
 from launcher.backends.endpoint import planned_url
 from launcher.checkpoints import EXPECTED
@@ -83,6 +85,7 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
         "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
         **({"judge": _judge(run.used_judge, allocation)} if run.used_judge is not None else {}),
         "adapters, outermost first": list(run.adapters),
+        **_imposed(run.adapters),
         **({"proxy": planned_url(run.proxy.host, run.proxy.port)} if run.proxy.port is not None else {}),
         "tasks": {name: _task(run, name) for name in run.tasks} or NO_TASKS,
         **({"groups": {name: ", ".join(group.members) for name, group in run.groups.items()}} if run.groups else {}),
@@ -158,7 +161,12 @@ def _scoring(run: Run, folder: Path, allocation: Allocation) -> dict[str, Json]:
 
 def _judge(judge: Judge, allocation: Allocation) -> dict[str, Json]:
     check_allocation(judge, allocation)
-    return judge.plan(allocation) | {"adapters, outermost first": list(judge.adapters)}
+    return judge.plan(allocation) | {"adapters, outermost first": list(judge.adapters)} | _imposed(judge.adapters)
+
+
+def _imposed(adapters: Mapping[str, Adapter]) -> dict[str, Json]:
+    found = imposed(adapters.values())
+    return {"in every request": found} if found else {}
 
 
 def _job(run: Run, slurm: Slurm) -> Json:

@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from launcher.adapters.base import Adapter
 from launcher.adapters.line_writer import check_files
+from launcher.adapters.parameters import check_form
 from launcher.backends.base import Backend
 from launcher.backends.external import External
 from launcher.core.errors import ObjectiveError, UserError
@@ -229,9 +230,12 @@ def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
 
 
 def _check_adapters(run: Run) -> None:
-    """Refuse adapters that would write to the same file, or that several workers of a proxy would make wrong."""
+    """Refuse adapters that write to the same file, or would make an evaluation or several workers of a proxy wrong."""
     check_files(run.adapters.values(), "")
     check_files(run.judge.adapters.values() if run.judge is not None else (), "judge.")
+    if run.mode in (Mode.run, Mode.watch, Mode.plan) and any(not isinstance(t, Harness) for t in run.tasks.values()):
+        check_form(run.adapters, "")
+        check_form(run.judge.adapters if run.judge is not None else {}, "judge.")
     workers = run.proxy.workers
     if workers == 1 or not (run.has_proxy or any(isinstance(task, Harness) for task in run.tasks.values())):
         return

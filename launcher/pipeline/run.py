@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from socket import socket
 
+from launcher.adapters.parameters import imposed
 from launcher.core import stage
 from launcher.core.console import one_line
 from launcher.core.lease import Lease
@@ -55,6 +56,9 @@ def run(
         reporting(record, folder, hooks_of(run, folder), exports_of(run), race) as exit_status,
         record.step("total"),
     ):
+        judges = {} if run.used_judge is None else run.used_judge.adapters
+        if found := [*imposed(run.adapters.values()), *imposed(judges.values(), "judge.")]:
+            record.run["adapter_parameters"] = found
         record.run["checkpoint"] = run.engine.fingerprint(run.model)
         record.run["deployment"] = {"fingerprint": fingerprint(run, config, record.run["checkpoint"])}
         key = resume_key(run, config, record.run["checkpoint"]) | identity(run, config)

@@ -44,6 +44,8 @@ def score(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None
         before: Mapping[str, Json] = earlier.get("run") or {}
         record.run["checkpoint"] = before.get("checkpoint")
         record.run["answers_from"] = _answers_from(str(run.run), earlier, stored)
+        if adapted := before.get("adapter_parameters"):
+            record.run["adapter_parameters"] = adapted
         digest = _digest(stored.path)
         key = resume_key(run, config, before.get("checkpoint")) | identity(run, config) | {"answers_from": digest}
         _check_key(folder, key)

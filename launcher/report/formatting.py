@@ -159,6 +159,11 @@ def adapter_failures(failures: Mapping[str, Mapping[str, Json]]) -> str:
     )
 
 
+def adapter_parameters(imposed: Sequence[str]) -> str:
+    """Return the parameters that adapters change in every request; empty without any."""
+    return f"in every request: {', '.join(imposed)}" if imposed else ""
+
+
 def cost(budget: Mapping[str, Json]) -> str:
     """Say what all sessions cost, with the share of each endpoint where there are several."""
     money = f" for {budget['usd']:.4f} USD" if budget["usd"] else ""

@@ -290,6 +290,7 @@ def _summary(report: Report) -> Table:
         "health": formatting.events(report.health),
         "answers": formatting.answers_from(report.run.get("answers_from") or {}),
         "judge": _judge(report.run.get("judge")),
+        "adapted": formatting.adapter_parameters(report.run.get("adapter_parameters") or []),
         "items": formatting.item_changes(report.run.get("item_changes", {})),
         "failed": formatting.failed_exchanges(report.run.get("failed_exchanges") or {}),
         "adapter": formatting.adapter_failures(report.run.get("adapter_failures", {})),
