@@ -10,7 +10,7 @@ VLLM_ENV ?= build/vllm
 LLAMA_CPP_ENV ?= build/llama_cpp
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test soak vllm gpu lowest coverage lint docs bench smollm2 format clean constraints
+.PHONY: help run check test soak flags vllm gpu lowest coverage lint docs bench smollm2 format clean constraints
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ soak: ## the long tests: kill matrices, and many examples of all that draws some
 	@$(MAKE) --no-print-directory real-model
 	@$(PYTHON) .ci/server_env.py llama_cpp $(LLAMA_CPP_ENV)
 	@LLAMA_CPP=$(abspath $(LLAMA_CPP_ENV))/bin/python SOAK=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --timeout=3600 --durations=25 -m "soak or fuzz or hypothesis" $(ARGS)
+
+flags: ## write the list of a server's flags, with the Python that has it (SERVER=vllm PYTHON_OF=/opt/vllm/bin/python)
+	@$(PYTHON_OF) .ci/server_flags.py $(SERVER)
 
 vllm: ## install vLLM's build for CPUs in VLLM_ENV=build/vllm (3.5 GB), and run the tests against it (ARGS="-k name")
 	@$(PYTHON) install.py all dev docs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -44,8 +45,17 @@ FLAGS_HEAD = """# Flags of ready-made servers
 Generated from `launcher/backends/` by `docs/generate.py`; do not edit. [Other servers](servers.md#ready-made) explains
 what they do.
 
-A setting without a flag in a column is refused there if it differs from its default.
+A setting without a flag in a column is refused there if it differs from its default. `model.peft` is merged into the
+weights before, and needs no flag.
 """
+
+FLAG_LISTS_HEAD = """
+Tests walk every combination of these settings. Each command must be one that all listed versions accept: no unknown
+flag, no value too many or too few, none of a wrong type. `make flags SERVER=vllm PYTHON_OF=/opt/vllm/bin/python` reads
+the list of another version from its package.
+
+| server | version | options | read on | from |
+|---|---|---|---|---|"""
 
 DECISIONS = """# Decisions
 
@@ -83,13 +93,17 @@ def server_flags() -> Iterator[str]:
     for setting, key in SETTINGS.items():
         cells = [f"`{flag}`" if (flag := servers[name].flags.get(setting)) else "" for name in sorted(servers)]
         yield f"| `{key}` | {' | '.join(cells)} |"
-    yield "\n| server | flags of version | from | also gets | environment | installed by |\n|---|---|---|---|---|---|"
+    yield "\n| server | also gets | environment | ran here | installed by | note |\n|---|---|---|---|---|---|"
     for name, server in sorted(servers.items()):
         also = [f"`{' '.join(server.always)}`"] if server.always else []
         also += [f"on a GPU `{' '.join(server.on_gpu)}`"] if server.on_gpu else []
         environment = " ".join(f"`{key}={value}`" for key, value in (TELEMETRY | dict(server.environment)).items())
-        row = [f"`backend={name}`", server.version, server.source, ", ".join(also), environment, server.install]
+        row = [f"`backend={name}`", ", ".join(also), environment, server.tried, server.install, server.note]
         yield f"| {' | '.join(row)} |"
+    yield FLAG_LISTS_HEAD
+    for file in sorted((DOCS.parent / "tests" / "backends" / "flags").glob("*.json")):
+        of = json.loads(file.read_text())
+        yield f"| `backend={of['server']}` | {of['version']} | {len(of['options'])} | {of['read']} | {of['source']} |"
 
 
 def modules() -> Iterator[str]:

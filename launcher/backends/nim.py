@@ -33,14 +33,13 @@ class NIM(Preset):
     server: ClassVar[ServerProgram] = ServerProgram(
         name="nim",
         program="docker run",
-        flags={name: flag for name, flag in FLAGS.items() if name not in ("checkpoint", "host", "port")}
+        flags={name: flag for name, flag in FLAGS.items() if name not in ("checkpoint", "tokenizer", "host", "port")}
         | {"checkpoint": Option("NIM_MODEL_PATH"), "host": Option("--publish"), "port": Option("--publish")},
-        version="2.0.9",
-        source="docs.nvidia.com/nim/large-language-models, Environment Variables and CLI Reference",
         install="install docker and NVIDIA's container toolkit",
         ready_path="/v1/health/ready",
         always=NEUTRAL,
         environment={"VLLM_NO_USAGE_STATS": "1", "NIM_TELEMETRY_MODE": "0"},
+        note="2.0.1 or later, an image with vLLM",
     )
 
     image: str | None = None
@@ -58,6 +57,11 @@ class NIM(Preset):
             )
         if not self.image:
             raise UserError("backend.image: backend=nim needs the container's image, such as nvcr.io/nim/<name>:<tag>")
+        if "sglang" in self.image.rsplit("/", 1)[-1]:
+            raise UserError(
+                f"backend.image={self.image}: serves with SGLang, and backend=nim gives it the flags of vLLM; take an "
+                "image with vLLM, such as nvcr.io/nim/nvidia/vllm-model-free-nim:<tag>"
+            )
 
     def command(self, deployment: Deployment, source: ServedCheckpoint, port: int | str, gpus: int = 0) -> list[str]:
         """Return ``docker run`` with the folder and the port, and the flags of vLLM behind ``nim-serve``."""

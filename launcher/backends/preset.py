@@ -31,12 +31,14 @@ from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.component import name_of
-from launcher.settings.model import Dtype, Parallelism
+from launcher.settings.model import Dtype, Parallelism, ToolCallParser
 
 REQUEST_TIMEOUT_S = 30.0
 DRIVER_S = 20.0
 """How much longer than a replica the process that runs them may take to end."""
 TORCH = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16", Dtype.fp16: "float16", Dtype.auto: "auto"}
+UNASKED = (ToolCallParser.auto, ToolCallParser.none)
+"""What a server without a parser of tool calls does by itself; some choose their own."""
 TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -121,7 +123,7 @@ class Preset(Backend, ABC):
         for name in self.server.lost(values):
             raise UserError(
                 f"{SETTINGS[name]}={values[name]}: {self._key} has no flag for it; "
-                "leave it out, or take another backend"
+                "leave it out, take another backend, or give the server's own flags in backend.arguments"
             )
 
     @contextmanager
@@ -226,6 +228,7 @@ class Preset(Backend, ABC):
             "tokenizer": None if source.conversion else model.tokenizer,
             "model": model.name if "model" in self.server.flags else None,
             "context_length": model.context_length,
+            "tool_calls": None if model.tool_call_parser in UNASKED else model.tool_call_parser.value,
             **{name: size if size > 1 else None for name, size in sizes.items()},
             "data_parallel": self.data_parallel if self.data_parallel > 1 else None,
             "dtype": self._dtype(deployment, source),

@@ -12,6 +12,7 @@ SETTINGS: Mapping[str, str] = {
     "tokenizer": "model.tokenizer",
     "model": "model.name",
     "context_length": "model.context_length",
+    "tool_calls": "model.tool_call_parser",
     "tensor": "parallelism.tensor",
     "pipeline": "parallelism.pipeline",
     "context": "parallelism.context",
@@ -43,15 +44,16 @@ class Switch:
 
 @dataclass(frozen=True)
 class Option:
-    """A flag with a value behind it; without a name, the value stands alone."""
+    """A flag with a value behind it; without a name, the value stands alone. ``with_`` is a switch that it needs."""
 
     name: str = ""
+    with_: str = ""
 
     def words(self, value: Json) -> list[str]:
-        return [*([self.name] if self.name else []), str(value)]
+        return [*(word for word in (self.with_, self.name) if word), str(value)]
 
     def __str__(self) -> str:
-        return self.name or "(an argument)"
+        return " ".join(word for word in (self.with_, self.name) if word) or "(an argument)"
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,16 @@ class ServerProgram:
 
     ``flags`` are in the order of the command, by the names in `SETTINGS`. ``always`` is what makes its defaults
     neutral, ``on_gpu`` what it takes to compute there, and ``environment`` what keeps it from reporting its use.
-    ``version`` is the one whose flags these are, and ``source`` where they stand. ``install`` brings it,
-    ``distribution`` is its package. Some servers do not answer ``ready_path`` while they compute.
+    ``tried`` is the version that ran here. ``install`` brings it, ``distribution`` is its package. Some servers do not
+    answer ``ready_path`` while they compute. ``note`` is what its users should know. Tests hold the flags against a
+    list of each server's own, with version and source.
     """
 
     name: str
     program: str
     flags: Mapping[str, Option | Switch]
-    version: str
-    source: str
     install: str
+    tried: str = "never: only its command is tested"
     distribution: str | None = None
     ready_path: str = "/v1/models"
     answers_while_busy: bool = True

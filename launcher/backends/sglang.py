@@ -7,7 +7,6 @@ from typing import ClassVar
 from launcher.backends.preset import Preset
 from launcher.backends.server_program import Option, ServerProgram, Switch
 from launcher.settings.component import component
-from launcher.settings.model import Parallelism
 
 
 @component("backend/sglang")
@@ -29,21 +28,15 @@ class SGLang(Preset):
             "tensor": Option("--tp-size"),
             "pipeline": Option("--pp-size"),
             "data_parallel": Option("--dp-size"),
-            "context": Option("--attn-cp-size"),
             "expert": Option("--ep-size"),
             "memory_fraction": Option("--mem-fraction-static"),
             "prefix_caching": Switch(off="--disable-radix-cache"),
             "host": Option("--host"),
             "port": Option("--port"),
         },
-        version="0.5.23",
-        source="sglang/srt/arg_groups/fields/ of the package",
         install="pip install sglang, in an environment of its own",
         distribution="sglang",
         ready_path="/health",
         always=("--sampling-defaults", "openai"),
+        note="context parallelism needs flags for each kind of model: `backend.arguments`",
     )
-
-    def _ranks(self, parallelism: Parallelism) -> int:
-        """Return how many GPUs one model takes; the context is split over those of tensor parallelism."""
-        return parallelism.tensor * parallelism.pipeline

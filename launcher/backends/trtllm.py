@@ -11,7 +11,7 @@ from launcher.settings.component import component
 
 @component("backend/trtllm")
 class TensorRTLLM(Preset):
-    """Starts ``trtllm-serve`` with its PyTorch backend. A Megatron or NeMo checkpoint is converted first, into a cache.
+    """Starts ``trtllm-serve`` of 1.0 or later. A Megatron or NeMo checkpoint is converted first, into a cache.
 
     It computes in the type of the weights. The settings are those of all ready-made servers; see
     `launcher.backends.preset.Preset`.
@@ -26,17 +26,14 @@ class TensorRTLLM(Preset):
             "context_length": Option("--max_seq_len"),
             "tensor": Option("--tp_size"),
             "pipeline": Option("--pp_size"),
-            "context": Option("--cp_size"),
             "expert": Option("--ep_size"),
             "memory_fraction": Option("--kv_cache_free_gpu_memory_fraction"),
             "host": Option("--host"),
             "port": Option("--port"),
         },
-        version="commit 00209af",
-        source="tensorrt_llm/commands/serve.py of github.com/NVIDIA/TensorRT-LLM",
         install="pip install tensorrt-llm, in an environment of its own",
         distribution="tensorrt-llm",
         ready_path="/health",
-        always=("--backend", "pytorch"),
         environment={"TRTLLM_NO_USAGE_STATS": "1"},
+        note="1.0 or later; memory_fraction is that of what is free behind the weights",
     )

@@ -33,3 +33,10 @@ def test_nim_runs_a_container(tmp_path: Path) -> None:
     assert command.index(IMAGE) + 1 == command.index("nim-serve")
     with pytest.raises(UserError, match=r"backend.image: backend=nim needs the container's image"):
         planned(NIM(), deployment(tmp_path))
+
+
+def test_an_image_with_another_server_does_not_get_vllms_flags(tmp_path: Path) -> None:
+    image = "nvcr.io/nim/nvidia/sglang-model-free-nim:2.1.6"
+    with pytest.raises(UserError, match=rf"backend.image={image}: serves with SGLang"):
+        planned(NIM(image=image), deployment(tmp_path))
+    assert planned(NIM(image="registry/sglang/vllm-model-free-nim:2.1.6"), deployment(tmp_path))["command"]

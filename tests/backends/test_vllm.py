@@ -8,7 +8,7 @@ import pytest
 
 from launcher.backends.vllm import VLLM
 from launcher.core.errors import UserError
-from launcher.settings.model import Parallelism
+from launcher.settings.model import Parallelism, ToolCallParser
 from tests.backends.presets import GPU, assert_flags, deployment, flags, planned
 
 
@@ -26,6 +26,15 @@ def test_what_is_not_set_costs_no_flag(tmp_path: Path) -> None:
     plan = planned(VLLM(), deployment(tmp_path))
     assert [word for word in plan["command"] if "parallel" in word or "memory" in word or "max-model" in word] == []
     assert flags(plan["command"], "--dtype") == {"--dtype": "float32"}  # on a CPU, as with the launcher's own engines
+
+
+def test_a_parser_of_tool_calls_gets_the_switch_that_it_needs(tmp_path: Path) -> None:
+    command = planned(VLLM(), deployment(tmp_path, tool_call_parser=ToolCallParser.hermes))["command"]
+    start = command.index("--enable-auto-tool-choice")
+    assert command[start : start + 3] == ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    for parser in (ToolCallParser.auto, ToolCallParser.none):
+        command = planned(VLLM(), deployment(tmp_path, tool_call_parser=parser))["command"]
+        assert "--tool-call-parser" not in command
 
 
 def test_vllm_spreads_experts_over_all_ranks(tmp_path: Path) -> None:
