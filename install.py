@@ -1,8 +1,8 @@
 """Create ``.venv`` with what the given extras need, choosing a CPU build of torch where there is no GPU.
 
-Usage: ``python3 install.py [extra ...]``. Safe to repeat: nothing is done while pyproject.toml, the extras and pip's
-constraints (``PIP_CONSTRAINT``, which CI sets) stay the same. It uses only the standard library, because nothing else
-is installed yet.
+Usage: ``python3 install.py [extra ...]``. Safe to repeat: nothing is installed while pyproject.toml, the extras and
+pip's constraints (``PIP_CONSTRAINT``, which CI sets) stay the same. It uses only the standard library, because nothing
+else is installed yet.
 """
 
 from __future__ import annotations
@@ -31,8 +31,14 @@ def main(extras: list[str]) -> None:
     wanted = _done(stamp) | set(extras)
     files = [ROOT / "pyproject.toml", *map(Path, os.environ.get("PIP_CONSTRAINT", "").split())]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
-    if _state(stamp) == {"pyproject": digest, "extras": sorted(wanted)}:
-        return
+    state: dict[str, object] = {"pyproject": digest, "extras": sorted(wanted)}
+    if _state(stamp) != state:
+        _install(wanted)
+        stamp.write_text(json.dumps(state))
+    _compile()
+
+
+def _install(wanted: set[str]) -> None:
     if not PYTHON.exists():
         _say(f"creating {VENV.name} with Python {platform.python_version()}")
         venv.create(VENV, with_pip=True, clear=VENV.exists())
@@ -40,7 +46,11 @@ def main(extras: list[str]) -> None:
         _install_torch()
     _say(f"installing the launcher with extras: {', '.join(sorted(wanted)) or 'none'}")
     _pip("install", "--editable", f"{ROOT}[{','.join(sorted(wanted))}]" if wanted else str(ROOT))
-    stamp.write_text(json.dumps({"pyproject": digest, "extras": sorted(wanted)}))
+
+
+def _compile() -> None:
+    """Write the bytecode of changed modules; with ``PYTHONDONTWRITEBYTECODE``, each process would compile them."""
+    _quiet(str(PYTHON), "-m", "compileall", "-q", str(ROOT / "launcher"))
 
 
 def _state(stamp: Path) -> dict[str, object]:

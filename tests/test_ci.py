@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -94,6 +96,24 @@ def test_pins_are_those_of_the_requirements_alone(tmp_path: Path) -> None:
     names = {line.split("==")[0] for line in done.stdout.splitlines()}
     assert {"pytest", "hydra-core", "tenacity"} <= names
     assert not {"megatron-core", "ray", PROJECT["name"]} & names
+
+
+def test_an_environment_that_is_there_gets_the_bytecode_of_changed_modules(tmp_path: Path) -> None:
+    """Also where Python writes none by itself."""
+    shutil.copy(ROOT / "install.py", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "launcher").mkdir()
+    (tmp_path / "launcher" / "module.py").write_text("x = 1\n")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    state = {"pyproject": hashlib.sha256(b"").hexdigest(), "extras": []}
+    (tmp_path / ".venv" / "installed.json").write_text(json.dumps(state))
+    environment = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
+    command = [sys.executable, str(tmp_path / "install.py")]
+    subprocess.run(command, env=environment | {"PYTHONDONTWRITEBYTECODE": "1"}, check=True, timeout=120)
+    assert [file.name for file in (tmp_path / "launcher" / "__pycache__").iterdir()] == [
+        f"module.{sys.implementation.cache_tag}.pyc"
+    ]
 
 
 RECIPES = [ROOT / "examples" / "container" / name for name in ("Dockerfile", "launcher.def")]
