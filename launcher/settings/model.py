@@ -40,6 +40,9 @@ class ToolCallParser(Enum):
     glm47 = "glm47"
     deepseek_v3 = "deepseek_v3"
     deepseek_v31 = "deepseek_v31"
+    deepseek_v32 = "deepseek_v32"
+    deepseek_v4 = "deepseek_v4"
+    kimi_k2 = "kimi_k2"
     granite = "granite"
     none = "none"
 

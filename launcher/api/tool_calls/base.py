@@ -19,10 +19,14 @@ SYNTAX = re.compile(r'["\\{}\[\]]')
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a tool; ``arguments`` is a JSON object as a text. Raises `NotACall` for what no answer can carry."""
+    """A call of a tool; ``arguments`` is a JSON object as a text. Raises `NotACall` for what no answer can carry.
+
+    ``id`` is what the model calls it itself.
+    """
 
     name: str
     arguments: str
+    id: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -43,7 +47,7 @@ class OtherText(NotACall):
 class Frame:
     """The text around the names and arguments of forced calls, in the order in which it is written.
 
-    ``between`` separates calls; None if the form has one call only.
+    ``between`` separates calls; None if the form has one call only. ``count`` stands before a number behind the name.
     """
 
     before: str
@@ -52,17 +56,24 @@ class Frame:
     end: str
     between: str | None
     after: str
+    count: str = ""
 
 
 @dataclass(frozen=True)
 class Elements:
-    """The text around a key and a value. A text ends at ``close``, and ``line`` is what stands before that."""
+    """The text around a key and a value, up to the ``end`` of all arguments.
+
+    A text ends at ``close``, and ``line`` is what stands before that. ``other`` stands instead of ``value`` before what
+    is no text, if the form tells them apart.
+    """
 
     key: str
     value: str
     line: str
     close: str
+    end: str
     after: str = "\n"
+    other: str | None = None
 
 
 JSON_LIST = Frame("[", '{"name": "', '", "parameters": ', "}", ", ", "]")
@@ -92,12 +103,24 @@ class ToolCallFormat(ABC):
     def end(self, block: str) -> int | None:
         """Return where the calls end that ``block`` begins with; None as long as they go on."""
 
+    def end_at_last(self, block: str) -> int | None:
+        """Return where the calls end that ``block`` begins with, where no text follows; None if it is all theirs."""
+        return self.end(block)
+
     @abstractmethod
     def calls(self, block: str, tools: Mapping[str, Json]) -> Sequence[Call]:
         """Return the calls of a whole block, at least one. Raises `NotACall`.
 
         ``tools`` are the schemas of arguments by the names of their functions.
         """
+
+    def forced(self) -> ToolCallFormat:
+        """Return the form to read forced calls in."""
+        return self
+
+    def named(self, text: str) -> tuple[str, str | None]:
+        """Return the name, and the id if the model writes one, of what stands before the arguments of a forced call."""
+        return text, None
 
     def new_id(self) -> str:
         return f"call_{secrets.token_hex(12)}"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 
 from launcher.api.endless import target_of
 from launcher.api.tool_calls.base import Call, Elements, Frame, NotACall, ToolCallFormat, loaded
+from launcher.api.tool_calls.element_parts import Argument, Parts, Syntax, WithinString, WithinValue, parts
 from launcher.core.types import Json
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -17,60 +20,92 @@ PYTHONS = {"True": True, "False": False, "None": None}
 
 
 class OfElements(ToolCallFormat):
-    """What the forms have in common. Regular expressions find the parts of a call one after the other."""
+    """What the forms have in common.
 
-    _head: re.Pattern[str]
-    _key: re.Pattern[str]
-    _value_end: re.Pattern[str]
-    _tail: re.Pattern[str]
+    Calls end at the last mark of an end before the next mark of a begin at which they can be read. For a value may hold
+    such marks. So they are passed on when the next calls begin, or with the end of the answer.
+    """
+
+    _syntax: Syntax
+    _close = CLOSE
 
     marks = (OPEN,)
 
     def end(self, block: str) -> int | None:
-        """Return where a call or a text between the marks ends; ``</tool_call>`` within a value does not end it."""
-        at = block.find(CLOSE)
+        first = self._first(block)
+        following = -1 if first is None else block.find(self.marks[0], first)
+        return None if first is None or following < 0 else self._last(block, first, following)
+
+    def end_at_last(self, block: str) -> int | None:
+        first = self._first(block) or self._first(block, elements=True)
+        first = first or self._first(block, elements=True, strings=True)
+        if first is None:
+            return None
+        following = block.find(self.marks[0], first)
+        return self._last(block, first, following if following >= 0 else len(block))
+
+    def _first(self, block: str, *, elements: bool = False, strings: bool = False) -> int | None:
+        """Return the first mark of an end that is not within a value.
+
+        It may be behind a value with open ``elements``, or JSON with an open string, where that is allowed.
+        """
+        at, in_string, may_be_value = block.find(self._close), None, False
         while at >= 0:
-            end = at + len(CLOSE)
+            end = at + len(self._close)
             try:
-                self._read(block[:end])
-            except _WithinValue:
-                at = block.find(CLOSE, end)
-                continue
-            except NotACall:
+                found = parts(block[:end], self._syntax, first_only=True, strict=not strings)
+            except WithinString:
+                in_string = in_string or end
+            except WithinValue:
                 pass
-            return end
+            except NotACall:
+                if in_string or not may_be_value:
+                    return in_string or end
+            else:
+                if elements or not any(each.is_open for each in found):
+                    return end
+                may_be_value = True
+            at = block.find(self._close, end)
         return None
 
-    def calls(self, block: str, tools: Mapping[str, Json]) -> Sequence[Call]:
-        name, arguments = self._read(block)
-        schema = tools.get(name)
-        root = schema if isinstance(schema, Mapping) else {}
-        properties = root.get("properties")
-        known = properties if isinstance(properties, Mapping) else {}
-        other = root.get("additionalProperties", True)
-        typed = {key: typed_value(text, known.get(key, other), root) for key, text in arguments.items()}
-        return [Call(name, json.dumps(typed, ensure_ascii=False, allow_nan=False))]
+    def _last(self, block: str, first: int, limit: int) -> int:
+        """Return the last mark of an end up to ``limit`` at which calls can be read; the first if there is none."""
+        at = block.rfind(self._close, first, limit)
+        while at >= 0:
+            end = at + len(self._close)
+            try:
+                parts(block[:end], self._syntax)
+            except NotACall:
+                at = block.rfind(self._close, first, at)
+            else:
+                return end
+        return first
 
-    def _read(self, block: str) -> tuple[str, dict[str, str]]:
-        """Return the name and the texts of the arguments of one whole call. Raises `NotACall`."""
-        head = self._head.match(block)
-        if head is None:
-            raise NotACall("no name behind the mark")
-        at, arguments = head.end(), {}
-        while (tail := self._tail.match(block, at)) is None:
-            key = self._key.match(block, at)
-            if key is None:
-                raise NotACall("neither an argument nor the end of the call")
-            end = self._value_end.search(block, key.end())
-            if end is None:
-                raise _WithinValue("an argument without its end")
-            if key["key"] in arguments:
-                raise NotACall("an argument twice")
-            arguments[key["key"]] = block[key.end() : end.start()]
-            at = end.end()
-        if block[tail.end() :].strip():
-            raise NotACall("text behind the call")
-        return head["name"], arguments
+    def forced(self) -> ToolCallFormat:
+        """A grammar keeps the ends of values out of values. So elements that open in one mean nothing."""
+        found = copy(self)
+        found._syntax = replace(self._syntax, opens=None)
+        return found
+
+    def calls(self, block: str, tools: Mapping[str, Json]) -> Sequence[Call]:
+        return [_call(found, tools) for found in parts(block, self._syntax)]
+
+
+def _call(found: Parts, tools: Mapping[str, Json]) -> Call:
+    """Return a call whose arguments have the types of its function's schema, or those that the model writes."""
+    schema = tools.get(found.name)
+    root = schema if isinstance(schema, Mapping) else {}
+    properties = root.get("properties")
+    known = properties if isinstance(properties, Mapping) else {}
+    other = root.get("additionalProperties", True)
+    typed = {each.key: _value(each, known.get(each.key, other), root) for each in found.arguments}
+    return Call(found.name, json.dumps(typed, ensure_ascii=False, allow_nan=False))
+
+
+def _value(argument: Argument, schema: Json, root: Mapping[str, Json]) -> Json:
+    if argument.is_text is None:
+        return typed_value(argument.text, schema, root)
+    return argument.text if argument.is_text else typed_value(argument.text, True, {})
 
 
 class Qwen3Coder(OfElements):
@@ -79,11 +114,16 @@ class Qwen3Coder(OfElements):
     name = "qwen3_coder"
     more_marks = (CLOSE,)
     frame = Frame("", f"{OPEN}\n<function=", ">\n", f"</function>\n{CLOSE}", "\n", "")
-    elements = Elements("<parameter=", ">\n", "\n", "</parameter>")
-    _head = re.compile(r"<tool_call>\s*<function=(?P<name>[^<>\s]+)>\s*")
-    _key = re.compile(r"<parameter=(?P<key>[^<>\n]+)>\n?")
-    _value_end = re.compile(r"\n?</parameter>\s*(?=<parameter=|</function>)")
-    _tail = re.compile(r"</function>\s*(?:</tool_call>)?")
+    elements = Elements("<parameter=", ">\n", "\n", "</parameter>", "</function>")
+    _syntax = Syntax(
+        begin=re.compile(r"<tool_call>\s*"),
+        head=re.compile(r"<function=(?P<name>[^<>\s]+)>\s*"),
+        key=re.compile(r"<parameter=(?P<key>[^<>\n]+)>\n?"),
+        opens=re.compile(r"<parameter=[^<>\n]+>"),
+        closes=re.compile("</parameter>"),
+        value_end=re.compile(r"\n?</parameter>\s*(?=<parameter=|</function>)"),
+        tail=re.compile(r"</function>\s*(?:</tool_call>)?"),
+    )
 
 
 class Glm(OfElements):
@@ -92,11 +132,16 @@ class Glm(OfElements):
     name = "glm45"
     more_marks = (CLOSE, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
     frame = Frame("", OPEN, "\n", CLOSE, "\n", "")
-    elements = Elements("<arg_key>", "</arg_key>\n<arg_value>", "", "</arg_value>")
-    _head = re.compile(r"<tool_call>\s*(?P<name>[^<>\s]+)\s*(?=<)")
-    _key = re.compile(r"<arg_key>\s*(?P<key>[^<>\n]+?)\s*</arg_key>\s*<arg_value>")
-    _value_end = re.compile(r"</arg_value>\s*(?=<arg_key>|</tool_call>)")
-    _tail = re.compile(r"</tool_call>")
+    elements = Elements("<arg_key>", "</arg_key>\n<arg_value>", "", "</arg_value>", CLOSE)
+    _syntax = Syntax(
+        begin=re.compile(r"<tool_call>\s*"),
+        head=re.compile(r"(?P<name>[^<>\s]+)\s*(?=<)"),
+        key=re.compile(r"<arg_key>\s*(?P<key>[^<>\n]+?)\s*</arg_key>\s*<arg_value>"),
+        opens=re.compile("<arg_value>"),
+        closes=re.compile("</arg_value>"),
+        value_end=re.compile(r"</arg_value>\s*(?=<arg_key>|</tool_call>)"),
+        tail=re.compile("</tool_call>"),
+    )
 
 
 class Glm47(Glm):
@@ -104,11 +149,7 @@ class Glm47(Glm):
 
     name = "glm47"
     frame = Frame("", OPEN, "", CLOSE, "", "")
-    elements = Elements("<arg_key>", "</arg_key><arg_value>", "", "</arg_value>", "")
-
-
-class _WithinValue(NotACall):
-    """A text that ends within a value."""
+    elements = Elements("<arg_key>", "</arg_key><arg_value>", "", "</arg_value>", CLOSE, "")
 
 
 def typed_value(text: str, schema: Json, root: Mapping[str, Json]) -> Json:
@@ -120,7 +161,7 @@ def typed_value(text: str, schema: Json, root: Mapping[str, Json]) -> Json:
         found = PYTHONS[text.strip()] if text.strip() in PYTHONS else loaded(text)
     except NotACall:
         return text
-    return found if "string" not in types or (types - {"string"}) & _types_of_value(found) else text
+    return found if "string" not in types or (types - {"string"}) & types_of_value(found) else text
 
 
 def types_of(schema: Json, root: Mapping[str, Json], depth: int = 8) -> frozenset[str]:
@@ -138,9 +179,9 @@ def _limits(schema: Mapping[str, Json], root: Mapping[str, Json], depth: int) ->
         named = frozenset([kind] if isinstance(kind, str) else map(str, kind))
         yield named | {"integer"} if "number" in named else named
     if isinstance(schema.get("enum"), list):
-        yield frozenset().union(*map(_types_of_value, schema["enum"]))
+        yield frozenset().union(*map(types_of_value, schema["enum"]))
     if "const" in schema:
-        yield _types_of_value(schema["const"])
+        yield types_of_value(schema["const"])
     for word in ("anyOf", "oneOf"):
         if isinstance(schema.get(word), list):
             yield frozenset().union(*(types_of(each, root, depth - 1) for each in schema[word]))
@@ -150,7 +191,8 @@ def _limits(schema: Mapping[str, Json], root: Mapping[str, Json], depth: int) ->
         yield types_of(target_of(root, ref), root, depth - 1)
 
 
-def _types_of_value(value: Json) -> frozenset[str]:
+def types_of_value(value: Json) -> frozenset[str]:
+    """Return the types of a value in the words of schemas."""
     if value is None:
         return frozenset({"null"})
     if isinstance(value, bool):

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from launcher.api.tool_calls.base import ToolCallFormat
-from launcher.api.tool_calls.deepseek import BAR, DeepSeekV3, DeepSeekV31
 from launcher.api.tool_calls.deepseek import OPEN as DEEPSEEK
+from launcher.api.tool_calls.deepseek import DeepSeekV3, DeepSeekV31
+from launcher.api.tool_calls.dsml import DSML, DeepSeekV4, DeepSeekV32
 from launcher.api.tool_calls.elements import Glm, Glm47, Qwen3Coder
 from launcher.api.tool_calls.granite import Granite
 from launcher.api.tool_calls.hermes import Hermes
+from launcher.api.tool_calls.kimi import OPEN as KIMI
+from launcher.api.tool_calls.kimi import KimiK2
 from launcher.api.tool_calls.llama3_json import Llama3Json
 from launcher.api.tool_calls.mistral import Mistral, MistralNamed
 from launcher.api.tool_calls.pythonic import Pythonic
 
 FORMATS: tuple[ToolCallFormat, ...] = (
     Hermes(), Llama3Json(), Mistral(), Pythonic(), Qwen3Coder(), Glm(), Glm47(), DeepSeekV3(), DeepSeekV31(), Granite(),
+    KimiK2(), DeepSeekV32(), DeepSeekV4(),
 )  # fmt: skip
 UNREAD = {
     "<|channel|>": "gpt-oss (channels of Harmony)",
-    f"{BAR}DSML{BAR}": "DeepSeek V3.2 (DSML)",
-    "<|tool_calls_section_begin|>": "Kimi K2",
     "<|/tool_call|>": "Phi 4 mini",
     "<minimax:tool_call>": "MiniMax M2",
 }
@@ -46,6 +48,8 @@ def _found(template: str) -> ToolCallFormat | None:
 
 
 def _by_elements(template: str) -> ToolCallFormat | None:
+    if DSML in template:
+        return _dsml(template)
     if "<tool_call>" not in template or ("<function=" in template) == ("<arg_key>" in template):
         return None
     if "<function=" in template:
@@ -53,9 +57,19 @@ def _by_elements(template: str) -> ToolCallFormat | None:
     return Glm47() if "</arg_key><arg_value>" in template else Glm()
 
 
+def _dsml(template: str) -> ToolCallFormat | None:
+    """Return the form by its outer element, whose name a template may write apart from the token."""
+    found = [
+        form for form, block in ((DeepSeekV32(), "function_calls"), (DeepSeekV4(), "tool_calls>")) if block in template
+    ]
+    return found[0] if len(found) == 1 else None
+
+
 def _by_tokens(template: str) -> ToolCallFormat | None:
     if DEEPSEEK in template:
         return DeepSeekV3() if "```json" in template else DeepSeekV31()
+    if KIMI in template:
+        return KimiK2()
     if "[TOOL_CALLS]" in template:
         return _mistral(template)
     return Granite() if "<|start_of_role|>" in template and "<|tool_call|>" in template else None

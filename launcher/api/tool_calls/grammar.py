@@ -50,8 +50,11 @@ def _without(frame: Frame, mark: str) -> Frame:
 def _behind_mark(group: str, mark: str, tokens: Tokens, once: bool) -> list[str]:
     """Return the rules of text with groups of calls, each behind the mark."""
     count = "?" if once else "*"
-    if mark in tokens:
-        return [f"start: TEXT? (<[{tokens[mark]}]> {group} TEXT?){count}", "TEXT: /(?s:.+)/"]
+    before, token, behind = _literal(mark, tokens).partition("<[")
+    if token:
+        lead = f"LEAD {token}{behind}" if before else f"TEXT? {token}{behind}"
+        lines = [f"start: ({lead} {group}){count} TEXT?", "TEXT: /(?s:.+)/"]
+        return [*lines, f"LEAD: /(?s:.*){re.escape(json.loads(before))}/"] if before else lines
     unmarked = rf"TEXT: /(?s:.+)/ & ~/(?s:.*){re.escape(mark)}(?s:.*)/"
     return [f"start: (lead {group}){count} TEXT?", f"lead[suffix={json.dumps(mark)}]: /(?s:.*)/", unmarked]
 
@@ -62,9 +65,15 @@ def _calls(form: ToolCallFormat, frame: Frame, tools: Sequence[Function], tokens
     lines = [f"call: {' | '.join(names)}"]
     for name, tool in zip(names, tools, strict=True):
         schema = tool.schema_of_arguments() if held or tool.strict else None
-        begin = _literal(frame.name + tool.name + frame.arguments, tokens)
+        begin = _beginning(frame, tool.name, tokens)
         lines += _call(form, name, begin, frame.end, schema, tokens)
     return lines
+
+
+def _beginning(frame: Frame, name: str, tokens: Tokens) -> str:
+    if not frame.count:
+        return _literal(frame.name + name + frame.arguments, tokens)
+    return f"{_literal(frame.name + name + frame.count, tokens)} /[0-9]{{1,4}}/ {_literal(frame.arguments, tokens)}"
 
 
 def _call(
@@ -73,8 +82,7 @@ def _call(
     """Return the rules of a call of one tool, held to a schema if there is one. Raises `NotHeld`."""
     literal = partial(_literal, tokens=tokens)
     if form.elements is not None and schema is None:
-        first, tag, rest = end.partition(">")
-        return [f"{name}: {begin} {name}a {literal(rest)}", *free_rules(f"{name}a", first + tag, literal)]
+        return [f"{name}: {begin} {name}a", *free_rules(f"{name}a", form.elements, end, literal)]
     head = f"{name}: {begin} {name}a {literal(end)}"
     if form.elements is not None and schema is not None:
         return [head, *rules(f"{name}a", schema, form.elements, literal, WHITESPACE)]

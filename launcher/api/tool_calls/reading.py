@@ -31,6 +31,7 @@ class Reader:
     _count: int = 0
     _said: bool = False
     """Whether there is content."""
+    _ids: set[str] = field(default_factory=set)
 
     def read(self, delta: TextDelta) -> None:
         self._text += delta.text
@@ -81,7 +82,7 @@ class Reader:
         begins = self._text.startswith((*self.format.marks, *filter(None, [self.format.bare])))
         if not begins:
             return False
-        end = self.format.end(self._text)
+        end = self.format.end_at_last(self._text) if final else self.format.end(self._text)
         if end is None and not final:
             return False
         block, self._text = self._text[:end], "" if end is None else self._text[end:]
@@ -101,7 +102,7 @@ class Reader:
 
     def _call(self, delta: TextDelta, call: Call) -> None:
         self._blank, self._behind_call = "", True
-        delta.calls.append(CallDelta(self._count, id=self.format.new_id(), name=call.name))
+        delta.calls.append(CallDelta(self._count, id=_id(self.format, call.id, self._ids), name=call.name))
         delta.calls.append(CallDelta(self._count, call.arguments))
         self._count += 1
 
@@ -123,6 +124,13 @@ class Reader:
         self._blank = ""
 
 
+def _id(form: ToolCallFormat, given: str | None, others: set[str]) -> str:
+    """Return the id of a call, which is the model's own if no other call of the answer has it."""
+    found = given if given and given not in others else form.new_id()
+    others.add(found)
+    return found
+
+
 @dataclass
 class ForcedReader:
     """Reads calls that a grammar forces: arguments are passed on as they come, since they cannot go wrong.
@@ -136,6 +144,7 @@ class ForcedReader:
     _text: str = ""
     _count: int = 0
     _span: JsonSpan | None = None
+    _ids: set[str] = field(default_factory=set)
 
     def read(self, delta: TextDelta) -> None:
         self._text += delta.text
@@ -151,10 +160,11 @@ class ForcedReader:
     def _pieces(self) -> Iterator[CallDelta]:
         while self._text:
             if self._span is None:
-                name = self._name()
-                if name is None:
+                text = self._name()
+                if text is None:
                     return
-                yield CallDelta(self._count, id=self.format.new_id(), name=name)
+                name, given = self.format.named(text)
+                yield CallDelta(self._count, id=_id(self.format, given, self._ids), name=name)
                 self._count += 1
                 self._span = JsonSpan()
                 continue

@@ -53,7 +53,7 @@ class ToolUse:
         if self.forced and self.format.elements is None:
             return ForcedReader(self.format, self.format.frame, shown)
         tools = {tool.name: tool.schema_of_arguments() for tool in self.tools}
-        return Reader(self.format, tools, shown, self.single)
+        return Reader(self.format.forced() if self.forced else self.format, tools, shown, self.single)
 
 
 def tool_use_of(body: ChatRequest, engine: AsyncEngine) -> ToolUse | None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.api.tool_calls.deepseek import BEGIN, BETWEEN, CLOSE, END, OPEN
+from launcher.api.tool_calls.dsml import DSML
 from launcher.api.tool_calls.elements import typed_value
 from launcher.api.tool_calls.formats import format_of, unread_form
 from launcher.api.tool_calls.reading import ForcedReader, Reader
@@ -71,12 +72,42 @@ def v31(*calls: tuple[str, dict[str, Any]]) -> str:
     return OPEN + "".join(f"{BEGIN}{n}{BETWEEN}{json.dumps(a, ensure_ascii=False)}{END}" for n, a in calls) + CLOSE
 
 
+def kimi(*calls: tuple[str, dict[str, Any]]) -> str:
+    found = (
+        f"<|tool_call_begin|>functions.{name}:{i}<|tool_call_argument_begin|>{written(arguments)}<|tool_call_end|>"
+        for i, (name, arguments) in enumerate(calls)
+    )
+    return f"<|tool_calls_section_begin|>{''.join(found)}<|tool_calls_section_end|>"
+
+
+def dsml(*calls: tuple[str, dict[str, Any]], block: str = "function_calls") -> str:
+    """Return calls as DeepSeek's own code for V3.2 and V4 writes them into a prompt."""
+    found = []
+    for name, arguments in calls:
+        lines = (
+            f'<{DSML}parameter name="{key}" string="{str(isinstance(value, str)).lower()}">'
+            f"{written(value)}</{DSML}parameter>"
+            for key, value in arguments.items()
+        )
+        found.append(f'<{DSML}invoke name="{name}">\n' + "\n".join(lines) + f"\n</{DSML}invoke>")
+    return f"<{DSML}{block}>\n" + "\n".join(found) + f"\n</{DSML}{block}>"
+
+
+def dsml4(*calls: tuple[str, dict[str, Any]]) -> str:
+    return dsml(*calls, block="tool_calls")
+
+
 def granite(*calls: tuple[str, dict[str, Any]], mark: str = "<|tool_call|>") -> str:
     return mark + json.dumps([{"name": name, "arguments": arguments} for name, arguments in calls])
 
 
 WRITERS = {"qwen3_coder": qwen, "glm45": glm45, "glm47": glm47}
-LISTS = {"deepseek_v3": v3, "deepseek_v31": v31, "granite": granite}
+LISTS = {
+    "deepseek_v3": v3, "deepseek_v31": v31, "granite": granite, "kimi_k2": kimi, "deepseek_v32": dsml,
+    "deepseek_v4": dsml4,
+}  # fmt: skip
+PIECEWISE = ("deepseek_v3", "deepseek_v31", "granite", "kimi_k2")
+"""Forms whose forced calls are passed on as they come."""
 FULL: tuple[str, dict[str, Any]] = ("f", VALUES)
 EMPTY: tuple[str, dict[str, Any]] = ("g", {})
 
@@ -149,6 +180,14 @@ def test_a_function_that_is_unknown_is_passed_on(form: str) -> None:
         ("deepseek_v31", f"{OPEN}{BEGIN}f{BETWEEN}[1]{END}{CLOSE}"),
         ("deepseek_v31", f'{OPEN}{BEGIN}f{BETWEEN}{{"a": NaN}}{END}{CLOSE}'),
         ("deepseek_v31", f"{OPEN}{BEGIN}f{BETWEEN}{{}}{END} and {CLOSE}"),
+        ("kimi_k2", kimi(("f", {})).replace(":0", "")),
+        ("kimi_k2", kimi(("f", {})).replace("{}", "")),
+        ("kimi_k2", kimi(("f", {})).replace("{}", "[1]")),
+        ("kimi_k2", kimi()),
+        ("deepseek_v32", dsml()),
+        ("deepseek_v32", dsml4(("f", {})).replace("tool_calls>", "function_calls>", 1)),
+        ("deepseek_v32", dsml(("f", {"a": 1})).replace(' string="false"', ' string="maybe"')),
+        ("deepseek_v32", dsml(("f", {})).replace("\n\n", "\nno\n")),
         ("granite", "<|tool_call|>[]"),
         ("granite", '<|tool_call|>{"name": "f", "arguments": {}}'),
         ("granite", '<|tool_call|>[{"name": "f", "arguments": {"a": 1e999}}]'),
@@ -242,7 +281,7 @@ def test_no_text_is_lost_and_no_cut_changes_what_is_read(text: str, places: list
             assert whole.text == text
 
 
-@pytest.mark.parametrize("form", LISTS)
+@pytest.mark.parametrize("form", PIECEWISE)
 def test_forced_calls_are_passed_on_as_they_come(form: str) -> None:
     found_format = format_of(form, "")
     assert found_format is not None
@@ -260,6 +299,10 @@ def test_forced_calls_are_passed_on_as_they_come(form: str) -> None:
         ("<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>\n<arg_value>", "glm45"),
         ("<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key><arg_value>", "glm47"),
         (f"{OPEN}{BEGIN}' + tool['type'] + '{BETWEEN}' + name + '\\n```json\\n'", "deepseek_v3"),
+        ("<|tool_calls_section_begin|><|tool_call_begin|>", "kimi_k2"),
+        (dsml(("f", {})), "deepseek_v32"),
+        (dsml4(("f", {})), "deepseek_v4"),
+        (DSML, None),
         (f"{OPEN}{BEGIN}' + name + '{BETWEEN}'", "deepseek_v31"),
         ("<|start_of_role|>assistant<|end_of_role|><|tool_call|>", "granite"),
         ("<|start_of_role|> <tool_call>\n{} </tool_call>", "hermes"),

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer
 from launcher.api.detokenizer import TextDelta
 from launcher.api.request_schema import Function
 from launcher.api.structured import _bytes
-from launcher.api.tool_calls import deepseek
+from launcher.api.tool_calls import deepseek, dsml
 from launcher.api.tool_calls.formats import format_of
 from launcher.api.tool_calls.request import ToolUse
 from launcher.checkpoints.tokenizers.chat_template import StoredTemplate
@@ -32,12 +32,14 @@ ADD = function("add", {"a": {"type": "integer", "minimum": 10, "maximum": 99}, "
 NOW = function("now", {})
 MARKS = ["<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "<|tool_call|>", "<arg_key>"]
 MARKS += ["</arg_key>", "<arg_value>", "</arg_value>", deepseek.OPEN, deepseek.CLOSE, deepseek.BEGIN, deepseek.END]
-MARKS += [deepseek.BETWEEN]
-ELEMENTS = [("qwen3_coder", ""), ("glm45", ""), ("glm47", "")]
+MARKS += [deepseek.BETWEEN, dsml.DSML, "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"]
+MARKS += ["<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"]
+ELEMENTS = [("qwen3_coder", ""), ("glm45", ""), ("glm47", ""), ("deepseek_v32", "")]
 FORMS = [("hermes", ""), ("llama3_json", ""), ("mistral", ""), ("mistral", "[ARGS]"), ("granite", ""), *ELEMENTS]
-FORMS += [("deepseek_v3", ""), ("deepseek_v31", ""), ("pythonic", "")]
+FORMS += [("deepseek_v3", ""), ("deepseek_v31", ""), ("kimi_k2", ""), ("deepseek_v4", ""), ("pythonic", "")]
 OPENINGS = {"llama3_json": "{", "mistral": "[TOOL_CALLS]"}
-OPENINGS |= {"deepseek_v3": deepseek.OPEN, "deepseek_v31": deepseek.OPEN}
+OPENINGS |= {"deepseek_v3": deepseek.OPEN, "deepseek_v31": deepseek.OPEN, "kimi_k2": "<|tool_calls_section_begin|>"}
+OPENINGS |= {form.name: form.marks[0] for form in (dsml.DeepSeekV32(), dsml.DeepSeekV4())}
 
 
 @pytest.fixture(params=["special", "added", "text"])
@@ -63,7 +65,7 @@ async def asked(client: httpx.AsyncClient, **more: Any) -> dict[str, Any]:
     body = {
         "model": "mock",
         "messages": [{"role": "user", "content": "1+2="}],
-        "max_tokens": 200,
+        "max_tokens": 380,
         "tools": [ADD, NOW],
         "temperature": 2,
     }
