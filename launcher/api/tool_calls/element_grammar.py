@@ -134,10 +134,15 @@ class _Value:
             _check(only, TEXT, f"the property {self._key!r}")
             least, most = only.get("minLength", 0), only.get("maxLength", "")
         bounds = f"{{{least},{most}}}" if least or most != "" else "*"
-        parts = self._elements
-        ends = [rf"{_escaped(parts.close)}\s*{_escaped(behind)}" for behind in (parts.key, parts.end)]
-        pattern = f"(?s:.{bounds}){_escaped(parts.line)}"
-        return _until(f"{self._rule}t", pattern, [parts.close], self._literal, ends if parts.line else ())
+        pattern, close = f"(?s:.{bounds})", self._elements.close
+        if not self._elements.line:
+            return _until(f"{self._rule}t", pattern, [close], self._literal)
+        pattern += _escaped(self._elements.line)
+        pattern, without = (pattern, [_escaped(close) + ANY]) if least else (f"({pattern})?", [])
+        without += [
+            f"{ANY}{_escaped(close)}{SPACE}{_escaped(end)}{ANY}" for end in (self._elements.key, self._elements.end)
+        ]
+        return _until(f"{self._rule}t", pattern, [close], self._literal, without)
 
     def _is_read_otherwise(self, schema: Json) -> bool:
         conditions = set(schema) - NOTES - {"type"} if isinstance(schema, Mapping) else {"any"}
@@ -196,14 +201,16 @@ def _branches(schema: Json, root: Mapping[str, Json], depth: int = 8) -> Iterato
 def _until(rule: str, pattern: str, ends: Sequence[str], literal: Literal, without: Sequence[str] = ()) -> str:
     """Return the rule of a text with the elements that end it, between which white space may stand.
 
-    ``without`` are patterns that are not in the text.
+    The text matches none of ``without``.
     """
     lead, behind = _up_to_token(ends, literal)
     if not behind:
         return f"{rule}[suffix=/{lead}/]: /{pattern}/{_not(without)}"
     optional = "?" if not lead and re.fullmatch(pattern, "") else ""
     name = rule.upper()
-    return f"{rule}: {name}{optional} {behind}\n{name}: /{pattern}{lead}/{_not([*without, _escaped(ends[0])])}"
+    return (
+        f"{rule}: {name}{optional} {behind}\n{name}: /{pattern}{lead}/{_not([*without, ANY + _escaped(ends[0]) + ANY])}"
+    )
 
 
 def _up_to_token(ends: Sequence[str], literal: Literal) -> tuple[str, str]:
@@ -218,7 +225,7 @@ def _up_to_token(ends: Sequence[str], literal: Literal) -> tuple[str, str]:
 
 
 def _not(patterns: Sequence[str]) -> str:
-    return "".join(f" & ~/{ANY}{each}{ANY}/" for each in patterns)
+    return "".join(f" & ~/{each}/" for each in patterns)
 
 
 def _escaped(text: str) -> str:
