@@ -8,7 +8,7 @@ from typing import ClassVar
 from launcher.backends.preset import Preset
 from launcher.backends.served_checkpoint import ServedCheckpoint
 from launcher.backends.server_program import Option, ServerProgram
-from launcher.backends.vllm import FLAGS, NEUTRAL, check_experts
+from launcher.backends.vllm import FLAGS, LONGER_CONTEXT, NEUTRAL, check_experts
 from launcher.core.errors import UserError
 from launcher.core.ranges import Count, Seconds
 from launcher.distributed.allocation import Allocation
@@ -40,6 +40,7 @@ class NIM(Preset):
         always=NEUTRAL,
         environment={"VLLM_NO_USAGE_STATS": "1", "NIM_TELEMETRY_MODE": "0"},
         note="2.0.1 or later, an image with vLLM",
+        longer_context=LONGER_CONTEXT,
     )
 
     image: str | None = None

@@ -19,6 +19,7 @@ from launcher.backends.listing import Listing
 from launcher.backends.replicas import folder, shares
 from launcher.backends.replicas.config import LOOPBACK, ReplicasConfig
 from launcher.backends.served_checkpoint import ServedCheckpoint, served_checkpoint
+from launcher.backends.served_sizes import check_context, check_split
 from launcher.backends.server_program import SETTINGS, ServerProgram
 from launcher.backends.server_version import found_program, installed_version, located
 from launcher.core.console import to_stderr
@@ -100,6 +101,7 @@ class Preset(Backend, ABC):
         api_key(self.api_key_env)
         self._environment()
         source = self._source(deployment, allocation)
+        source.check_tokenizer()
         command = self.command(deployment, source, self._inner_port or self.port or ANY_PORT, allocation.gpus)
         variables = self._variables(deployment, allocation)
         return {
@@ -217,7 +219,19 @@ class Preset(Backend, ABC):
     def _source(self, deployment: Deployment, allocation: Allocation) -> ServedCheckpoint:
         cache = Path(self.cache) if self.cache else cache_folder() / "converted"
         device = "cuda" if allocation.gpus else "cpu"
-        return served_checkpoint(deployment, self.server, cache, device, self._key)
+        arguments = self._split("arguments", self.arguments)
+        source = served_checkpoint(deployment, self.server, cache, device, self._key, arguments)
+        if "tensor" in self.server.flags:
+            check_split(source.sizes, deployment.parallelism)
+        self._check_context(deployment.model.context_length, source)
+        return source
+
+    def _check_context(self, asked: int | None, source: ServedCheckpoint) -> None:
+        """Raise `UserError` for a context that the server would refuse, or cut. llama.cpp takes any."""
+        longer = self.server.longer_context
+        allowed = longer and (os.environ | self.environment).get(longer) not in (None, "", "0")
+        if "context_length" in self.server.flags and self.server.reads != "gguf" and not allowed:
+            check_context(asked, source.sizes.context_length, source.model.path, longer)
 
     def _values(self, deployment: Deployment, source: ServedCheckpoint, port: int | str) -> dict[str, Json]:
         """Return the value of each setting; None is one that is not set, and costs no flag."""

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.backends.served_sizes import Sizes
 from launcher.backends.server_program import ServerProgram
-from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.base import Architecture, Checkpoint, Damaged, NotComputed
 from launcher.checkpoints.export import model as exporting
 from launcher.checkpoints.export.folder import Conversion, Wanted
 from launcher.checkpoints.export.gguf_file import FILE
 from launcher.checkpoints.export.manifest import is_complete, is_whole
+from launcher.checkpoints.gguf.layout import opened as opened_gguf
+from launcher.checkpoints.huggingface.foreign import check_tokenizer, check_weights, read_config
+from launcher.checkpoints.huggingface.layout import known_architecture
 from launcher.core.errors import CheckpointError, UserError
-from launcher.core.types import Json, resolve
+from launcher.core.types import Json, expanded, resolve
 from launcher.engines.base import Deployment
 from launcher.engines.optimization_status import resolve_dtype
 from launcher.settings.convert import Layout
 from launcher.settings.model import Dtype, Model
 
+OTHER_WEIGHTS = ("--load-format", "--load_format")
+OTHER_TOKENIZER = (
+    "--tokenizer", "--tokenizer-path", "--tokenizer-mode", "--tokenizer_mode", "--skip-tokenizer-init",
+    "--skip_tokenizer_init", "--custom_tokenizer",
+)  # fmt: skip
+"""Arguments by which a server reads other files of weights, or another tokenizer, than those that are checked."""
+
+SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+"""One of the files into which llama.cpp splits a model."""
+
 
 @dataclass(frozen=True)
 class ServedCheckpoint:
-    """What a server's command gets: ``path``, the type to compute in, and the conversion that makes the files."""
+    """What a server's command gets: ``path``, the type to compute in, and the conversion that makes the files.
+
+    ``sizes`` are those that the server splits.
+    """
 
     path: str
     dtype: Dtype
     model: Model
     conversion: Conversion | None = None
+    sizes: Sizes = Sizes()
 
     @property
     def converted_from(self) -> str | None:
@@ -39,6 +58,11 @@ class ServedCheckpoint:
             return {}
         state = "there already" if self._is_complete() else "made before the server starts"
         return {"conversion": {**self.conversion.facts(), "folder": self.path, "state": state}}
+
+    def check_tokenizer(self) -> None:
+        """Load the tokenizer that a conversion would write. Raises `CheckpointError` as `convert` does."""
+        if self.conversion is not None and not self._is_complete():
+            exporting.check_tokenizer(self.model, self.conversion)
 
     def convert(self, progress: Callable[[str], None]) -> None:
         """Make the files unless they are there; a second process that wants the same waits. Raises `UserError`."""
@@ -52,9 +76,12 @@ class ServedCheckpoint:
 
 
 def served_checkpoint(
-    deployment: Deployment, server: ServerProgram, cache: Path, device: str, key: str
+    deployment: Deployment, server: ServerProgram, cache: Path, device: str, key: str, arguments: Sequence[str] = ()
 ) -> ServedCheckpoint:
-    """Decide what the server gets, from metadata alone. Raises `UserError` for a checkpoint that it cannot read."""
+    """Decide what the server gets, from metadata alone; ``arguments`` are those that its user adds.
+
+    Raises `UserError` for a checkpoint that it cannot read.
+    """
     model, asked = deployment.model, deployment.optimizations.dtype
     if not model.path:
         raise UserError(f"model.path: {key} needs a checkpoint; give model.path=<folder>")
@@ -65,49 +92,104 @@ def served_checkpoint(
     if not found.exists() and not model.peft:
         return _on_a_hub(model, server, asked, device, key)
     if _is_read(found, server) and not model.peft:
-        return ServedCheckpoint(str(found), _dtype(model, server, asked, device), model)
-    checkpoint = exporting.opened(model)
+        return _as_it_is(found, model, server, asked, device, {word.partition("=")[0] for word in arguments})
+    try:
+        checkpoint = exporting.opened(model)
+    except NotComputed as error:
+        if server.reads != "gguf":
+            raise
+        raise NotComputed(f"{error}; {key} serves a .gguf file as it is: model.path=<file>.gguf") from error
     dtype = resolve_dtype(asked, Dtype(checkpoint.architecture.dtype), device)
     return _converted(checkpoint, model, server, cache, dtype)
 
 
 def _on_a_hub(model: Model, server: ServerProgram, asked: Dtype, device: str, key: str) -> ServedCheckpoint:
     """Pass a name on: the server may know it."""
-    looks_local = model.path.startswith(("/", "./", "../", "~")) or model.path.count("/") != 1
+    looks_local = _is_a_path(model.path) or model.path.count("/") != 1
     if looks_local or server.reads != "huggingface":
         raise CheckpointError(f"model.path={model.path}: no such file or folder; {key} needs a checkpoint")
     return ServedCheckpoint(model.path, resolve_dtype(asked, Dtype.auto, device), model)
+
+
+def _is_a_path(name: str) -> bool:
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
 
 
 def _is_read(path: Path, server: ServerProgram) -> bool:
     return path.suffix == ".gguf" if server.reads == "gguf" else (path / "config.json").is_file()
 
 
-def _dtype(model: Model, server: ServerProgram, asked: Dtype, device: str) -> Dtype:
-    """Return the type that a server computes in; ``auto`` where only the server knows, as of a quantised file."""
+def _as_it_is(
+    path: Path, model: Model, server: ServerProgram, asked: Dtype, device: str, arguments: set[str]
+) -> ServedCheckpoint:
+    """Check the files that a server gets unchanged, by names and headers. Raises `CheckpointError`."""
     if server.reads == "gguf":
-        return Dtype.auto
-    stored = _stored_dtype(model)
+        opened_gguf(path, model.bounds)
+        _refuse_missing_parts(path)
+        return ServedCheckpoint(str(path), Dtype.auto, model)
+    values = read_config(path, model.bounds)
+    weighed = not arguments.intersection(OTHER_WEIGHTS)
+    if weighed:
+        check_weights(path, model.bounds)
+    found = _architecture(path, model, weighed)
+    if not arguments.intersection(OTHER_TOKENIZER):
+        _check_tokenizer(path, model, found)
+    sizes = Sizes.of_config(values) if found is None else Sizes.of_architecture(found)
+    return ServedCheckpoint(str(path), _dtype(found, server, asked, device), model, sizes=sizes)
+
+
+def _refuse_missing_parts(path: Path) -> None:
+    """Raise `CheckpointError` for a part of a split file that is missing; a server gets the first one."""
+    split = SPLIT.fullmatch(path.name)
+    if split is None:
+        return
+    stem, number, count = split.groups()
+    if int(number) != 1:
+        raise CheckpointError(f"{path}: a part of a split file (expected the first: {stem}-00001-of-{count}.gguf)")
+    for other in range(2, int(count) + 1):
+        part = path.with_name(f"{stem}-{other:05}-of-{count}.gguf")
+        if not part.is_file():
+            raise CheckpointError(f"{part}: missing (expected a part of {path.name})")
+
+
+def _architecture(path: Path, model: Model, weighed: bool) -> Architecture | None:
+    """Return what is known of the model; None for one that only the server reads."""
+    try:
+        return known_architecture(path, model.bounds)
+    except Damaged:
+        if weighed:
+            raise
+        return None
+
+
+def _check_tokenizer(path: Path, model: Model, found: Architecture | None) -> None:
+    rows = None if found is None else found.vocab_size
+    if model.tokenizer is None:
+        check_tokenizer(path, model.bounds, rows)
+        return
+    named = expanded(model.tokenizer)
+    if named.exists():
+        check_tokenizer(named, model.bounds, rows)
+    elif _is_a_path(model.tokenizer):
+        raise CheckpointError(f"model.tokenizer={model.tokenizer}: no such file or folder (expected a tokenizer)")
+
+
+def _dtype(found: Architecture | None, server: ServerProgram, asked: Dtype, device: str) -> Dtype:
+    """Return the type that a server computes in; ``auto`` where only the server knows, as of quantised weights."""
+    stored = None if found is None else Dtype(found.dtype)
     if "dtype" not in server.flags:
         return stored or Dtype.auto
     return asked if stored is None else resolve_dtype(asked, stored, device)
 
 
-def _stored_dtype(model: Model) -> Dtype | None:
-    """Return the type of the stored weights; None for a model that only the server reads."""
-    try:
-        return Dtype(exporting.opened(model).architecture.dtype)
-    except CheckpointError:
-        return None
-
-
 def _converted(
     checkpoint: Checkpoint, model: Model, server: ServerProgram, cache: Path, dtype: Dtype
 ) -> ServedCheckpoint:
+    sizes = Sizes.of_architecture(checkpoint.architecture)
     if server.reads == "gguf":
         conversion = exporting.cached(model, cache, Wanted(Layout.gguf, dtype.value))
-        return ServedCheckpoint(str(conversion.folder / FILE), dtype, model, conversion)
+        return ServedCheckpoint(str(conversion.folder / FILE), dtype, model, conversion, sizes)
     kept = "auto" if "dtype" in server.flags else dtype.value
     chosen = "fp32" if checkpoint.architecture.zero_centered_gamma else kept
     conversion = exporting.cached(model, cache, Wanted(dtype=chosen))
-    return ServedCheckpoint(str(conversion.folder), dtype, model, conversion)
+    return ServedCheckpoint(str(conversion.folder), dtype, model, conversion, sizes)

@@ -65,6 +65,7 @@ class ServerProgram:
     ``tried`` is the version that ran here. ``install`` brings it, ``distribution`` is its package. Some servers do not
     answer ``ready_path`` while they compute. ``note`` is what its users should know. Tests hold the flags against a
     list of each server's own, with version and source.
+    ``longer_context`` is the variable that lets a server take a longer context than the model's.
     """
 
     name: str
@@ -80,6 +81,7 @@ class ServerProgram:
     on_gpu: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    longer_context: str = ""
 
     def words(self, values: Mapping[str, Json]) -> list[str]:
         """Return the arguments for these values; None is one that is not set."""

@@ -39,4 +39,5 @@ class SGLang(Preset):
         ready_path="/health",
         always=("--sampling-defaults", "openai"),
         note="context parallelism needs flags for each kind of model: `backend.arguments`",
+        longer_context="SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN",
     )

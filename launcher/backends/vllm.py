@@ -33,6 +33,8 @@ FLAGS: Mapping[str, Option | Switch] = {
 NEUTRAL = ("--generation-config", "vllm")
 """Sampling defaults of OpenAI's API; the end tokens of ``generation_config.json`` still count."""
 
+LONGER_CONTEXT = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+
 
 def check_experts(expert: int, deployment: Deployment, data_parallel: int, key: str) -> None:
     """Raise `UserError` for a number of parts of the experts that vLLM does not make: it is all ranks, or one."""
@@ -61,6 +63,7 @@ class VLLM(Preset):
         ready_path="/health",
         always=NEUTRAL,
         environment={"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": LOOPBACK},
+        longer_context=LONGER_CONTEXT,
     )
 
     max_logprobs: Count | None = 20

@@ -69,6 +69,10 @@ class NotComputed(CheckpointError):
     """A whole checkpoint of a model that the megatron engine does not compute; another engine may."""
 
 
+class Damaged(CheckpointError):
+    """A checkpoint whose files are missing, cut short, or contradict each other: no program serves it rightly."""
+
+
 class Checkpoint(ABC):
     """An opened checkpoint. Opening reads metadata only: no weights, no torch.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from launcher.checkpoints.base import Architecture
+from launcher.checkpoints.base import Architecture, Damaged
 from launcher.checkpoints.parts import EXPERT, LAYER, QKV, parameters, refuse_unplaced, shape
 from launcher.core.errors import CheckpointError
 
@@ -36,16 +36,20 @@ class Names:
     suffixes: Mapping[str, str] = field(default_factory=dict)
 
 
-def check(stored: Collection[str], architecture: Architecture, names: Names, source: str) -> None:
-    """Compare the names of all stored tensors that an answer may depend on with what the whole model is made of.
+def check(stored: Mapping[str, tuple[int, ...]], architecture: Architecture, names: Names, source: str) -> None:
+    """Compare the shapes of all stored tensors that an answer may depend on with what the whole model is made of.
 
-    Raises `CheckpointError` for one that is missing, and for one that no part of the model takes.
+    Raises `Damaged` for one that is missing, for one of another shape, and for one that no part of the model takes.
     """
     taken: set[str] = set()
     for module, kind in parameters(architecture):
-        for name in stored_names(module, kind, names):
+        for name, wanted in split_shapes(module, kind, architecture, names):
             if name not in stored:
                 raise _missing(name, source)
+            if stored[name] != wanted:
+                raise Damaged(
+                    f"{source}: tensor '{name}' has shape {list(stored[name])} (the model needs {list(wanted)})"
+                )
             taken.add(name)
     refuse_unplaced(stored, taken, source)
 
@@ -164,7 +168,7 @@ def _read(read: Read, name: str, source: str) -> Tensor:
 
 
 def _missing(name: str, source: str) -> CheckpointError:
-    return CheckpointError(f"{source}: tensor '{name}' is missing (the model needs it)")
+    return Damaged(f"{source}: tensor '{name}' is missing (the model needs it)")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,10 @@ from launcher.core.files import PARTIAL
 CONVERSION = "conversion.json"
 """The record of a conversion."""
 
+ADAPTER = "adapter_config.json"
+MARKS = ("config.json", "latest_checkpointed_iteration.txt", "run_config.yaml", "context/model.yaml")
+"""Files of a folder that is a checkpoint."""
+
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """A name such as ``meta-llama/Llama-3.1-8B``; it never starts with a dot."""
 
@@ -30,15 +34,25 @@ def missing(path: Path, expected: str) -> str:
 
 def unknown(path: Path, expected: str) -> str:
     """Return one line for a path of no known layout, with what was probably meant instead."""
-    line = f"{path}: not a checkpoint of a known layout (expected {expected})"
-    if path.is_dir() and (path / CONVERSION).is_file() and next(path.rglob(f"*{PARTIAL}"), None):
-        return f"{line}; it holds a conversion that did not end: repeat its launcher convert"
-    files = sorted(path.glob("*.gguf"))[:2] if path.is_dir() else []
+    return f"{path}: not a checkpoint of a known layout (expected {expected}){meant(path)}"
+
+
+def meant(path: Path) -> str:
+    """Return what to add to a line about a path that is no checkpoint: what was probably meant instead, or nothing."""
+    if not path.is_dir():
+        beside = path.is_file() and (path.parent / "config.json").is_file()
+        return f"; its folder is one: model.path={path.parent}" if beside else ""
+    if (path / CONVERSION).is_file() and next(path.rglob(f"*{PARTIAL}"), None):
+        return "; it holds a conversion that did not end: repeat its launcher convert"
+    if (path / ADAPTER).is_file():
+        return f"; it is an adapter: model.path=<its base> model.peft={path}"
+    files = sorted(path.glob("*.gguf"))[:2]
     if files:
-        return f"{line}; it holds {files[0].name}: model.path={files[0]}"
-    if path.is_file() and (path.parent / "config.json").is_file():
-        return f"{line}; its folder is one: model.path={path.parent}"
-    return line
+        return f"; it holds {files[0].name}: model.path={files[0]}"
+    folders = sorted(file.parent for name in MARKS for file in path.glob(f"*/{name}"))
+    if folders:
+        return f"; it holds {folders[0].name}: model.path={folders[0]}"
+    return "; it is empty" if not any(path.iterdir()) else ""
 
 
 def snapshot(name: str) -> Path | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from launcher.checkpoints.base import Architecture, NotComputed
-from launcher.core.errors import CheckpointError
+from launcher.checkpoints.base import Architecture, Damaged, NotComputed
 
 LAYER = "decoder.layers."
 EXPERT = "mlp.experts.local_experts."
@@ -107,10 +106,8 @@ def refuse_uncomputed(a: Architecture, source: object) -> None:
 
 
 def refuse_unplaced(stored: Iterable[str], taken: Collection[str], source: object) -> None:
-    """Raise `CheckpointError` if a stored tensor is not ``taken``; those that change no answer are not to be given."""
+    """Raise `Damaged` if a stored tensor is not ``taken``; those that change no answer are not to be given."""
     left = sorted(set(stored) - set(taken))
     if left:
         more = f", nor have {len(left) - 1} more" if len(left) > 1 else ""
-        raise CheckpointError(
-            f"{source}: tensor '{left[0]:.200}' has no place in the model{more}; answers would ignore it"
-        )
+        raise Damaged(f"{source}: tensor '{left[0]:.200}' has no place in the model{more}; answers would ignore it")

@@ -22,7 +22,9 @@ def convert(model: Model, settings: Convert) -> int:
 
 def plan(model: Model, settings: Convert) -> dict[str, Json]:
     """Return what `convert` would do. Raises `UserError` as it does."""
-    return {"mode": "convert: no server is started", **prepared(model, settings).facts(), "folder": settings.path}
+    conversion = prepared(model, settings)
+    exporting.check_tokenizer(model, conversion, exporting.WITHOUT)
+    return {"mode": "convert: no server is started", **conversion.facts(), "folder": settings.path}
 
 
 def prepared(model: Model, settings: Convert) -> Conversion:

@@ -15,7 +15,7 @@ IMAGE = "nvcr.io/nim/x:2.0.9"
 
 
 def test_settings_become_flags(tmp_path: Path) -> None:
-    served = deployment(tmp_path, parallelism=Parallelism(tensor=2, expert=4), context_length=128)
+    served = deployment(tmp_path, parallelism=Parallelism(tensor=2), context_length=128)
     expected = {
         **{"--tensor-parallel-size": "2", "--data-parallel-size": "2", "--gpu-memory-utilization": "0.5"},
         **{"--max-model-len": "128", "--dtype": "bfloat16", "--gpus": "all"},

@@ -55,8 +55,9 @@ def test_prefix_caching_can_be_turned_off(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_hugging_face_is_served_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    plan = planned(VLLM(), deployment(tmp_path, str(tmp_path), tokenizer="other"), GPU)
+    (tmp_path / "config.json").write_text('{"model_type": "own"}')
+    own = VLLM(arguments="--load-format dummy")
+    plan = planned(own, deployment(tmp_path, str(tmp_path), tokenizer="other"), GPU)
     assert plan["command"][2] == str(tmp_path)
     assert flags(plan["command"], "--tokenizer", "--dtype") == {"--tokenizer": "other", "--dtype": "auto"}
     assert "conversion" not in plan

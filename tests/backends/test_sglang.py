@@ -10,9 +10,9 @@ from tests.backends.presets import assert_flags, deployment
 
 
 def test_settings_become_flags(tmp_path: Path) -> None:
-    parallelism = Parallelism(tensor=2, pipeline=3, expert=2)
+    parallelism = Parallelism(tensor=2, pipeline=3)
     expected = {
-        **{"--tp-size": "2", "--pp-size": "3", "--dp-size": "2", "--ep-size": "2"},
+        **{"--tp-size": "2", "--pp-size": "3", "--dp-size": "2"},
         **{"--mem-fraction-static": "0.5", "--context-length": "128", "--dtype": "bfloat16"},
         **{"--served-model-name": "tiny", "--sampling-defaults": "openai"},
     }

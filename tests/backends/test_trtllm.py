@@ -10,9 +10,9 @@ from tests.backends.presets import assert_flags, deployment
 
 
 def test_settings_become_flags(tmp_path: Path) -> None:
-    served = deployment(tmp_path, parallelism=Parallelism(tensor=2, pipeline=3, expert=2), context_length=128)
+    served = deployment(tmp_path, parallelism=Parallelism(tensor=2, pipeline=3), context_length=128)
     expected = {
-        **{"--tp_size": "2", "--pp_size": "3", "--ep_size": "2", "--max_seq_len": "128"},
+        **{"--tp_size": "2", "--pp_size": "3", "--max_seq_len": "128"},
         "--kv_cache_free_gpu_memory_fraction": "0.5",
     }
     assert_flags(TensorRTLLM(memory_fraction=0.5), served, expected)

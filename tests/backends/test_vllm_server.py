@@ -76,7 +76,7 @@ def test_a_run_certifies_it_and_scores_as_the_own_engine(tmp_path: Path) -> None
     [
         ((), f"{SMALL} --no-such-flag", r"unrecognized arguments: --no-such-flag"),
         (
-            ("model.context_length=100000",),
+            ("model.context_length=100000", "backend.environment={VLLM_ALLOW_LONG_MAX_MODEL_LEN: no}"),
             SMALL,
             r"max_model_len \(100000\) is greater than",
         ),

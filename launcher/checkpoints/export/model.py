@@ -19,6 +19,8 @@ from launcher.settings.model import Model
 NO_TOKENIZER = "none"
 """Stands for a conversion of the weights alone."""
 
+WITHOUT = "or convert.tokenizer=false to write none"
+
 
 def opened(model: Model) -> Checkpoint:
     """Open the checkpoint of a model. Raises `CheckpointError`."""
@@ -33,8 +35,8 @@ def prepare(model: Model, target: Path, wanted: Wanted, with_tokenizer: bool) ->
     _refuse_inside(target, "model.path", model.path)
     if with_tokenizer and model.tokenizer:
         _refuse_inside(target, "model.tokenizer", model.tokenizer)
-    tokenizer = _identity(model) if with_tokenizer else NO_TOKENIZER
-    return folder.prepare(opened(model), target, wanted, tokenizer)
+    chosen = _identity(model) if with_tokenizer else NO_TOKENIZER
+    return folder.prepare(opened(model), target, wanted, chosen)
 
 
 def cached(model: Model, cache: Path, wanted: Wanted) -> Conversion:
@@ -46,8 +48,14 @@ def cached(model: Model, cache: Path, wanted: Wanted) -> Conversion:
 
 def carry_out(model: Model, conversion: Conversion, progress: Progress, wait: bool = False) -> Manifest:
     """Write the folder. Another process that writes it is waited for with ``wait``, else refused."""
-    tokenizer = None if conversion.identity.tokenizer == NO_TOKENIZER else _tokenizer(model, conversion)
-    return folder.carry_out(conversion, tokenizer, progress, wait)
+    written = tokenizer(model, conversion, None if wait else WITHOUT)
+    return folder.carry_out(conversion, written, progress, wait)
+
+
+def check_tokenizer(model: Model, conversion: Conversion, advice: str | None = None) -> None:
+    """Raise `CheckpointError` as `tokenizer` does."""
+    if (found := tokenizer(model, conversion, advice)) is not None:
+        found.close()
 
 
 def _refuse_inside(target: Path, key: str, source: str) -> None:
@@ -64,15 +72,20 @@ def _identity(model: Model) -> str | None:
     return fingerprint(path, path.rglob("*")) if path.is_dir() else fingerprint(path.parent, [path])
 
 
-def _tokenizer(model: Model, conversion: Conversion) -> Tokenizer:
-    """Load the tokenizer that goes with the weights. Raises `CheckpointError` for one of another model."""
+def tokenizer(model: Model, conversion: Conversion, advice: str | None = None) -> Tokenizer | None:
+    """Load the tokenizer that goes with the weights; None for a conversion of the weights alone.
+
+    Raises `CheckpointError` where there is none, with the ``advice``, and for one of another model.
+    """
+    if conversion.identity.tokenizer == NO_TOKENIZER:
+        return None
     try:
         if model.tokenizer:
             found = load_tokenizer(_resolved("model.tokenizer", model.tokenizer), model.bounds)
         else:
             found = conversion.checkpoint.tokenizer()
     except CheckpointError as error:
-        raise CheckpointError(f"{error}, or convert.tokenizer=false to write none") from None
+        raise CheckpointError(f"{error}, {advice}" if advice else str(error)) from None
     rows = conversion.checkpoint.architecture.vocab_size
     if found.base_vocab_size > rows:
         raise CheckpointError(

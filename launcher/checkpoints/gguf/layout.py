@@ -57,7 +57,8 @@ class GGUFCheckpoint(Checkpoint):
         self.architecture = architecture_of(self._fields, self._tensors, path)
         self._names = names_of(self._kind, bool(self.architecture.num_experts))
         claims.check(self.architecture, sum(tensor.n_elements for tensor in self._tensors.values()), path)
-        convert.check(set(self._tensors) - {rope_factors.FACTORS}, self.architecture, self._names, str(path))
+        shapes = {name: _shape(name, tensor) for name, tensor in self._tensors.items() if name != rope_factors.FACTORS}
+        convert.check(shapes, self.architecture, self._names, str(path))
 
     @staticmethod
     def matches(path: Path) -> bool:
@@ -106,6 +107,12 @@ def _by_expert(tensors: Mapping[str, GGUFTensor]) -> dict[str, GGUFTensor]:
         else:
             found[name] = tensor
     return found
+
+
+def _shape(name: str, tensor: GGUFTensor) -> tuple[int, ...]:
+    """Return the shape of what `GGUFCheckpoint` reads by this name: in torch's order of axes."""
+    shape = tensor.shape[::-1]
+    return (1, *shape) if SHARED_GATE.search(name) and len(shape) == 1 else shape
 
 
 def _refuse_other_rows(tensor: Tensor, rows: int, source: str) -> None:

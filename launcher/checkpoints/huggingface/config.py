@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher.checkpoints.base import Architecture, NotComputed
+from launcher.checkpoints.base import Architecture, Damaged, NotComputed
 from launcher.checkpoints.fields import as_list, flag, number, positive, section
 from launcher.checkpoints.huggingface.class_defaults import CLASSES, FOREIGN, NULLABLE, THETA
 from launcher.checkpoints.parts import refuse_uncomputed
@@ -169,22 +169,20 @@ class Config:
         """Compare sizes with what is stored, before a model of another size is built."""
         hidden, shape = self.whole("hidden_size"), list(stored.embedding)
         if len(shape) != 2 or shape[1] != hidden:
-            raise CheckpointError(f"{self.file}: hidden_size is {hidden}; the stored embedding has shape {shape}")
+            raise Damaged(f"{self.file}: hidden_size is {hidden}; the stored embedding has shape {shape}")
         if "vocab_size" in self.values and self.whole("vocab_size") != shape[0]:
             size = self.whole("vocab_size")
-            raise CheckpointError(f"{self.file}: vocab_size is {size}; the stored embedding has shape {shape}")
+            raise Damaged(f"{self.file}: vocab_size is {size}; the stored embedding has shape {shape}")
         heads = self.whole("num_attention_heads")
         if self.kind in ("llama", "gpt_neox") and hidden % heads:
-            raise CheckpointError(
-                f"{self.file}: num_attention_heads is {heads} (expected a divisor of hidden_size={hidden})"
-            )
+            raise Damaged(f"{self.file}: num_attention_heads is {heads} (expected a divisor of hidden_size={hidden})")
 
     def _groups(self, heads: int) -> int:
         if self.kind == "qwen2_moe" and self.get("num_key_value_heads") is None:
             raise CheckpointError(f"{self.file}: num_key_value_heads is null (expected a number, such as {heads})")
         groups = self.whole("num_key_value_heads", heads)
         if heads % groups:
-            raise CheckpointError(
+            raise Damaged(
                 f"{self.file}: num_key_value_heads is {groups} (expected a divisor of num_attention_heads={heads})"
             )
         return groups
@@ -230,7 +228,7 @@ class Config:
     def _tied(self, stored: Stored) -> bool:
         """Return whether the output layer is the embedding: a stored one is used, even if the config ties them."""
         if not self.flag("tie_word_embeddings") and not stored.output:
-            raise CheckpointError(f"{self.file.parent}: the output layer is missing (the config does not tie it)")
+            raise Damaged(f"{self.file.parent}: the output layer is missing (the config does not tie it)")
         return not stored.output
 
     def _window(self) -> int | None:

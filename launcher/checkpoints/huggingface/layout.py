@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from launcher.checkpoints import claims, convert
-from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.base import Architecture, Checkpoint, Damaged
 from launcher.checkpoints.bounded import read_json_object
 from launcher.checkpoints.buffers import without
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.huggingface.config import Config, Stored
-from launcher.checkpoints.huggingface.quantization.methods import weights
+from launcher.checkpoints.huggingface.quantization.methods import settings, weights
 from launcher.checkpoints.huggingface.safetensors_index import read_index, unread
 from launcher.checkpoints.parts import GATE
 from launcher.checkpoints.tokenizers.huggingface import from_folder
@@ -110,7 +110,8 @@ class HuggingFaceCheckpoint(Checkpoint):
         self._stored = self._weights.entries
         self.architecture = config.architecture(self._summary())
         claims.check(self.architecture, sum(math.prod(entry.shape) for entry in self._stored.values()), path)
-        convert.check(set(without(self._stored)), self.architecture, self._names, str(path))
+        shapes = {name: self._stored[name].shape for name in without(self._stored)}
+        convert.check(shapes, self.architecture, self._names, str(path))
 
     @staticmethod
     def matches(path: Path) -> bool:
@@ -149,3 +150,19 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def _read(self, name: str) -> Tensor:
         return self._weights.read(name)
+
+
+def known_architecture(path: Path, bounds: Bounds) -> Architecture | None:
+    """Return the architecture of a folder that other programs serve; None for one that is not read here.
+
+    Raises `Damaged` for tensors that contradict ``config.json``: no program computes what was meant.
+    """
+    try:
+        return HuggingFaceCheckpoint(path, bounds).architecture
+    except Damaged:
+        values = read_json_object(path / "config.json", bounds)
+        if settings(path, values, bounds).method is None:  # a method has tensors of its own
+            raise
+    except CheckpointError:
+        pass
+    return None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+LFS = b"version https://git-lfs"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 
 BITS = {
@@ -124,6 +125,8 @@ def read_file(file: Path, bounds: Bounds) -> dict[str, Entry]:
     with file.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if start == LFS[:8]:
+            raise CheckpointError(f"{file}: a pointer of Git LFS, not the weights; fetch them with git lfs pull")
         if length > size - 8:
             raise CheckpointError(f"{file}: no safetensors header fits into its {size} bytes (expected safetensors)")
         if length > bounds.metadata_mb * MB:

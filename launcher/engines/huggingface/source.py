@@ -19,10 +19,11 @@ from launcher.checkpoints.gguf.rope_factors import FACTORED, FACTORS, scaling_ty
 from launcher.checkpoints.huggingface.class_defaults import CLASSES
 from launcher.checkpoints.huggingface.code_keys import refuse_code
 from launcher.checkpoints.huggingface.config import refuse_unsupported
+from launcher.checkpoints.huggingface.layout import known_architecture
 from launcher.checkpoints.huggingface.quantization.methods import SERVERS, refuse, settings
 from launcher.checkpoints.huggingface.quantization.scaled import NUMBERS
 from launcher.checkpoints.huggingface.safetensors_index import INDEX, Entry, read_index, unread
-from launcher.checkpoints.missing import missing
+from launcher.checkpoints.missing import meant, missing
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
@@ -118,9 +119,8 @@ def read(path: Path, bounds: Bounds | None = None) -> Source:
         return _from_gguf(path, bounds or Bounds())
     if path.is_dir() and (path / "config.json").is_file():
         return _from_folder(path, bounds or Bounds())
-    raise CheckpointError(
-        f"{path}: not a model that engine=huggingface reads (expected {EXPECTED}; or set engine=megatron)"
-    )
+    line = f"{path}: not a model that engine=huggingface reads (expected {EXPECTED}; or set engine=megatron)"
+    raise CheckpointError(f"{line}{meant(path)}")
 
 
 def _from_folder(path: Path, bounds: Bounds) -> Source:
@@ -135,6 +135,7 @@ def _from_folder(path: Path, bounds: Bounds) -> Source:
     _refuse_eight_bits(config, stored, path / "config.json")
     numbers = sum(math.prod(entry.shape) for entry in stored.values())
     _check_claims(_sizes(config), len(stored), numbers, path / "config.json")
+    known_architecture(path, bounds)
     length, reason = _context(config)
     return Source(
         path=path,

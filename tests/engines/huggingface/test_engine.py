@@ -158,9 +158,9 @@ def test_a_missing_tensor_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
-    config = save("llama", tmp_path) / "config.json"
+    config = save("gemma2", tmp_path) / "config.json"  # of kinds that engine=megatron reads, the plan says it
     config.write_text(config.read_text().replace('"intermediate_size": 96', '"intermediate_size": 80'))
-    shapes = r"\[\d+, \d+\], not the \[\d+, \d+\] of the llama model, nor have \d+ more theirs"
+    shapes = r"\[\d+, \d+\], not the \[\d+, \d+\] of the gemma2 model, nor have \d+ more theirs"
     with pytest.raises(CheckpointError, match=rf"tensor 'model\.layers\.0\.mlp\.\w+\.weight' has shape {shapes}"):
         loaded(tmp_path).__enter__()
 

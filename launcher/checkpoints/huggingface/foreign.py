@@ -1,0 +1,97 @@
+"""What can be seen of a folder before another program loads it: whether all files are there, and whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from launcher.checkpoints.base import Damaged
+from launcher.checkpoints.bounded import check_length, read_json_object
+from launcher.checkpoints.fields import as_list
+from launcher.checkpoints.huggingface.safetensors_index import INDEX, SINGLE, read_file, read_index
+from launcher.core.errors import CheckpointError
+from launcher.core.types import Json
+from launcher.settings.model import Bounds
+
+PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
+"""One of the files that ``save_pretrained`` splits weights into."""
+
+PICKLED = ("*.bin", "*.pt", "*.pth")
+TOKENIZERS = (
+    "tokenizer.json", "*.model", "vocab.json", "vocab.txt", "merges.txt", "tekken.json", "*.tiktoken", "tokenizer*.py",
+    "tokenization*.py",
+)  # fmt: skip
+"""The files of which any makes a tokenizer for one server or another."""
+
+NOT_GENERATING = ("Model", "SequenceClassification", "TokenClassification", "MaskedLM", "QuestionAnswering")
+"""How the classes of models end that generate no text."""
+
+
+def read_config(folder: Path, bounds: Bounds) -> Mapping[str, Json]:
+    """Return ``config.json``. Raises `CheckpointError` if it is damaged, or of a model that generates no text."""
+    file = folder / "config.json"
+    values = read_json_object(file, bounds)
+    kinds = as_list(values, "architectures", file)
+    if not kinds and not values.get("model_type"):
+        raise CheckpointError(f"{file}: model_type is missing (expected the configuration of a model)")
+    if kinds and all(str(kind).endswith(NOT_GENERATING) and not str(kind).endswith("LMHeadModel") for kind in kinds):
+        raise CheckpointError(f"{file}: architectures is {kinds!r:.200} (expected a model that generates text)")
+    return values
+
+
+def check_weights(folder: Path, bounds: Bounds) -> None:
+    """Raise `CheckpointError` for weights that are missing, cut short or damaged, by names and headers alone.
+
+    Servers read pickles too, of which only the missing parts are seen.
+    """
+    if (folder / INDEX).is_file() or (folder / SINGLE).is_file():
+        read_index(folder, bounds)
+        return
+    found = sorted(folder.glob("*.safetensors"))
+    pickled = sorted(file for pattern in PICKLED for file in folder.glob(pattern))
+    if not found and not pickled:
+        raise Damaged(f"{folder}: no weights in it (expected {SINGLE}, or {INDEX} and its parts)")
+    _refuse_missing_parts(found or pickled)
+    for file in found:
+        read_file(file, bounds)
+
+
+def _refuse_missing_parts(files: list[Path]) -> None:
+    for part in filter(None, (PART.fullmatch(file.name) for file in files)):
+        stem, _, count, kind = part.groups()
+        for number in range(1, min(int(count), 10**4) + 1):
+            other = files[0].parent / f"{stem}-{number:05}-of-{count}.{kind}"
+            if not other.is_file():
+                raise Damaged(f"{other}: missing (expected a part of the weights)")
+
+
+def check_tokenizer(path: Path, bounds: Bounds, rows: int | None = None) -> None:
+    """Raise `CheckpointError` for a folder or file without a tokenizer, or with one that cannot be meant.
+
+    ``rows`` are those of the model's embedding, where they are known.
+    """
+    if path.is_file():
+        check_length(path, bounds)
+    elif not any(next(path.glob(pattern), None) for pattern in TOKENIZERS):
+        raise CheckpointError(
+            f"{path}: no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json); "
+            "set model.tokenizer to a folder that has one"
+        )
+    file = path if path.suffix == ".json" else path / "tokenizer.json"
+    if file.is_file():
+        _check_json(file, bounds, rows)
+
+
+def _check_json(file: Path, bounds: Bounds, rows: int | None) -> None:
+    """Read a ``tokenizer.json``; its own tokens, without those that were added, must have a row each."""
+    values = read_json_object(file, bounds)
+    model = values.get("model")
+    listed = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(listed, dict | list):
+        raise CheckpointError(f"{file}: no vocabulary in it (expected a tokenizer of Hugging Face's library)")
+    added = {token.get("id") for token in values.get("added_tokens") or () if isinstance(token, dict)}
+    ids = range(len(listed)) if isinstance(listed, list) else listed.values()
+    size = 1 + max((token for token in ids if isinstance(token, int) and token not in added), default=-1)
+    if rows is not None and size > rows:
+        raise CheckpointError(f"{file}: its tokenizer has {size} tokens; the model's embedding has {rows} rows")
