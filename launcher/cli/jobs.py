@@ -103,9 +103,12 @@ def perform(composition: Composition, work: Callable[[ComposedRun], int]) -> int
         return _refuse(composition, error)
     try:
         with _plain_refusals():
-            return work(composed)
+            code = work(composed)
     except UserError as error:
-        return fail(str(error), error.exit_code)
+        code = fail(str(error), error.exit_code)
+    if code:
+        SweepCallback.restore_run()
+    return code
 
 
 @contextmanager
@@ -130,6 +133,7 @@ def _refuse(composition: Composition, refusal: UserError) -> int:
         shutil.rmtree(RunFolder(composition.folder).hydra, ignore_errors=True)
     if composition.is_plan or not composition.is_swept:
         if not composition.is_plan:
+            SweepCallback.restore_run()
             _remove_if_unused(composition.folder)
         return fail(str(refusal), refusal.exit_code)
     if isinstance(refusal, ObjectiveError):

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from launcher.cli import hydra_launchers, objective
 from launcher.cli.config_secrets import check_secrets
 from launcher.cli.hydra_launchers import SHARED, launcher_keys
+from launcher.cli.kept_config import KeptConfig
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
 from launcher.core.types import INTERRUPTED
@@ -35,6 +36,8 @@ class SweepCallback(Callback):
     sweep: Path | None = None
     before: Before | None = None
     """The folder of a watch over several settings, as it was before Hydra wrote into it."""
+    kept: KeptConfig | None = None
+    """What an earlier session of a single run has left of Hydra's files."""
     shared: bool = True
     begun: Callable[[Path], None] | None = None
     """Gets the folder of a run or a sweep, once it is known."""
@@ -44,7 +47,7 @@ class SweepCallback(Callback):
         """Clear the state of an earlier command in this process."""
         cls.codes.clear()
         cls.values.clear()
-        cls.sweep = cls.before = None
+        cls.sweep = cls.before = cls.kept = None
 
     @classmethod
     def undo(cls) -> None:
@@ -52,6 +55,13 @@ class SweepCallback(Callback):
         if cls.before is not None:
             cls.before.restore()
             cls.before = None
+
+    @classmethod
+    def restore_run(cls) -> None:
+        """Give the folder of a refused run the configuration of its earlier session."""
+        if cls.kept is not None:
+            cls.kept.restore()
+            cls.kept = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before the run folder exists, refuse a secret in an option file, and a launcher that would be ignored.
@@ -66,6 +76,8 @@ class SweepCallback(Callback):
         if config.mode == Mode.plan:
             with read_write(config.hydra):
                 config.hydra.run.dir, config.hydra.output_subdir = ".", None
+        else:
+            type(self).kept = KeptConfig.of(Path(config.hydra.run.dir).absolute())
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the folder of a sweep, which an interrupt reports.

@@ -153,26 +153,34 @@ def asked(folder: Path) -> list[str]:
     return [s["id"] for s in ordered]
 
 
+def every_file(folder: Path) -> dict[Path, bytes]:
+    """The files of a run folder, also those of Hydra, from which a run is resumed."""
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 @pytest.mark.slow
 def test_a_run_is_not_continued_with_something_that_changes_answers(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert launch(folder, *ECHO, "tasks=[addition]", "evaluate.limit=5").returncode == 0
-    before = {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+    before = every_file(folder)
     done = launch(folder, f"resume={folder}", "evaluate.temperature=0.5")
     assert done.returncode == 1
     assert "evaluate.temperature: null -> 0.5" in done.stderr
-    assert {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()} == before
+    assert every_file(folder) == before
+    assert launch(folder, f"resume={folder}", "evaluate.limit=-5").returncode == 1
+    assert every_file(folder) == before
+    assert launch(folder, f"resume={folder}").returncode == 0
 
 
 def test_a_folder_of_another_run_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert launch(folder, *ECHO, "tasks=[addition]", "evaluate.limit=5").returncode == 0
-    before = {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+    before = every_file(folder)
     done = launch(folder, *ECHO, "tasks=[capitals]", "evaluate.limit=5")
     assert done.returncode == 1
     assert "serve:" not in done.stderr
     assert f"launcher: {folder} has samples that were asked in another way" in done.stderr
-    assert {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()} == before
+    assert every_file(folder) == before
 
 
 def test_a_summary_says_why_samples_were_lost(tmp_path: Path) -> None:
