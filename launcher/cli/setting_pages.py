@@ -69,7 +69,8 @@ def key_page(key: str) -> str:
     if key not in known and (holders := [group for group in names() if key in options_of(group)]):
         return _page_of_option(key, holders)
     if key not in known:
-        close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+        close = difflib.get_close_matches(key, names(), n=1, cutoff=0.8)
+        close = close or difflib.get_close_matches(key, known, n=3, cutoff=0.6)
         guess = f" (did you mean {', '.join(close)}?)" if close else ""
         raise UserError(f"help {key}: no such command, group or key{guess}; launcher --help lists commands and groups")
     return "\n".join(_row(known[key], key))

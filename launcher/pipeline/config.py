@@ -318,6 +318,6 @@ def _check_skipped(names: list[str]) -> None:
 
     for name in names:
         if name not in NAMES and name not in IDS:
-            close = difflib.get_close_matches(name, [*NAMES, *IDS], n=1)
+            close = [each for each in NAMES if name in each] or difflib.get_close_matches(name, [*NAMES, *IDS], n=1)
             guess = f" (did you mean {close[0]}?)" if close else ""
             raise UserError(f"validate.skip: there is no check '{name}'{guess}; expected one of {', '.join(NAMES)}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from launcher.backends.base import check_single_process
+from launcher.backends.external import External
 from launcher.core import files
 from launcher.core.admission import Admission
 from launcher.core.console import to_stderr
@@ -57,7 +58,7 @@ def serving(
     run.engine.plan(deployment, allocation)
     run.backend.plan(deployment, allocation)
     with ExitStack() as stack:
-        to_stderr(f"serve: {run.model.name} · engine {name_of(run.engine)} · backend {name_of(run.backend)}")
+        to_stderr(f"serve: {_what(run)}")
         with record.step("serve"):
             servers = pool or stack.enter_context(ServerPool())
             facts: dict[str, Json] = record.run["deployment"]
@@ -70,6 +71,13 @@ def serving(
         yield server
         with suppress(TransportError):  # the results are there; the counts of an engine whose server left are lost
             record.engine = engine_facts(server.endpoint, LAST_FACTS_S)
+
+
+def _what(run: Run) -> str:
+    """Say what is served, and how; a server that already runs has neither an engine nor a backend of this run."""
+    if isinstance(run.backend, External):
+        return f"the server at {run.backend.url} already runs"
+    return f"{run.model.name} · engine {name_of(run.engine)} · backend {name_of(run.backend)}"
 
 
 def _print_engine(engine: Mapping[str, Json]) -> None:

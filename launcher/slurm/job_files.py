@@ -68,7 +68,7 @@ def submitted_in(folder: Path) -> list[Path]:
 def _never_submitted(folder: Path) -> UserError:
     told = f"{folder}: no job was submitted for this folder; there is no {RunFolder(folder).job}"
     if not folder.is_dir():
-        return UserError(told)
+        return UserError(f"{told}, nor such a folder")
     return UserError(f"{told}; a run on this machine, or one that submits its job later, is shown by: {view(folder)}")
 
 

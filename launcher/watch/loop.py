@@ -45,6 +45,8 @@ def watch(evaluated: Sequence[Setting], folder: Path, allocation: Allocation) ->
             to_stderr(f"launcher: interrupted; continue with resume={folder}")
             return INTERRUPTED
     _print_unfinished(watcher.snapshot)
+    if not state.records:
+        to_stderr(f"watch: {watcher.folder}: nothing was evaluated, as it holds no complete checkpoint")
     state.write(over=True)
     return max((CODES.get(record.status, 1) for record in state.records.values()), default=0)
 

@@ -101,6 +101,8 @@ INSTEAD = {
 }
 """Options that another command has, and what works in this one."""
 UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (--[\w-]+)")
+NO_NUMBER = re.compile(r"argument (--[\w-]+): invalid (?:float|int) value: '(.*)'")
+"""How argparse says that an option takes a number."""
 ELSEWHERE = {
     "run": "launcher eval TARGET",
     "evaluate": "launcher eval TARGET",
@@ -242,6 +244,7 @@ class _Parser(ArgumentParser):
         return super().add_argument(*names, **how)
 
     def error(self, message: str) -> NoReturn:
+        message = NO_NUMBER.sub(r"\1=\2: expected a number", message)
         usage = " ".join(self.format_usage().split())
         raise UserError(f"{self.prog.removeprefix('launcher ')}: {message}{self._meant(message)}; {usage}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from launcher.cli import commands
@@ -34,11 +35,22 @@ def _is_group(word: str) -> bool:
     return word in groups()
 
 
+def _like_a_command(word: str) -> str:
+    """Return what to say of a word that is a command but for a letter or two; empty for any other."""
+    close = difflib.get_close_matches(word, commands.COMMANDS, n=1, cutoff=0.8)
+    if not close:
+        return ""
+    return f"help {word}: no such command, group or key (did you mean {close[0]}?); launcher help lists commands"
+
+
 def _described(words: Sequence[str]) -> str:
     from launcher.cli import setting_pages
 
     if setting_pages.is_group(words[0]) and len(words) <= 2:
         return setting_pages.page(*words)
     if len(words) == 1:
-        return setting_pages.key_page(words[0])
+        try:
+            return setting_pages.key_page(words[0])
+        except UserError as error:
+            raise UserError(_like_a_command(words[0]) or str(error)) from None
     raise UserError(f"help {' '.join(words)}: expected a command, a group with at most one option, or one key")
