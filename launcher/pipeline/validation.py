@@ -68,7 +68,7 @@ def validate(run: Run, server: RunningServer, needed: frozenset[Capability], rec
     """Check the endpoint, write the certificate, and open a server that has a valid one to all clients.
 
     A server that an earlier run shares is checked again only if this run's settings or needs differ from that run's.
-    Raises `ValidationFailed` naming every failed check.
+    Raises `ValidationFailed` with what failed.
     """
     from launcher.validate import certificate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
@@ -45,15 +46,15 @@ def left_out(checks: Iterable[Check]) -> str:
 
 
 def consequence(check: Check) -> str:
-    """Say what the failure of a check does to a score, and what to set."""
-    return f"effect: {check.effect}; to set: {check.remedy}"
+    """Say what the failure of a check does to a score, and the remedy."""
+    return f"effect: {check.effect}; remedy: {check.remedy}"
 
 
 def counted(certificate: Mapping[str, Json]) -> str:
     """Return the counts of ``certificate`` of ``results.json`` on one line, without those that are 0."""
     not_needed = certificate.get("not_needed", 0)
     counts = {
-        "ok": certificate.get("passed"),
+        "passed": certificate.get("passed"),
         "failed": certificate.get("failed"),
         "warned": certificate.get("warnings"),
         "not applicable": certificate.get("not_applicable", 0) - not_needed,
@@ -61,6 +62,41 @@ def counted(certificate: Mapping[str, Json]) -> str:
         "left out by you": certificate.get("left_out"),
     }
     return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The checks of a certificate that a page shows together; ``is_open`` where a reader must see them at once."""
+
+    title: str
+    is_open: bool
+    families: list[tuple[str, list[Check]]]
+
+
+def parts(checks: Sequence[Check]) -> list[Part]:
+    """Split a certificate: what went wrong, what it does not cover, what passed, and what no task needs."""
+    outcomes = (Outcome.failed, Outcome.warning, Outcome.left_out)
+    wrong = [check for outcome in outcomes for check in checks if check.outcome is outcome]
+    found = (
+        ("failed, warned or left out", True, wrong),
+        (
+            "not applicable: the certificate does not cover what they test",
+            True,
+            [each for each in checks if each.is_impossible],
+        ),
+        ("passed", False, _of(checks, Outcome.passed)),
+        ("not needed by these tasks; mode=validate includes those", False, [each for each in checks if each.unneeded]),
+    )
+    return [
+        Part(f"{formatting.plural(len(members), 'check')} {title}", is_open, families(members))
+        for title, is_open, members in found
+        if members
+    ]
+
+
+def result(check: Check) -> str:
+    """Return the outcome of a check in words; a check that no task needs is told from one that does not apply."""
+    return "not needed" if check.unneeded else check.outcome.value
 
 
 def table(checks: Iterable[Check]) -> Table:
@@ -86,9 +122,13 @@ def families(checks: Iterable[Check]) -> list[tuple[str, list[Check]]]:
 
 
 def _row(check: Check) -> tuple[str | Text, ...]:
-    result = Text(check.outcome.value, style=STYLES[check.outcome])
-    seconds = formatting.duration(check.seconds) if check.requests else ""
-    return f"  {check.name}", result, check.severity.value, seconds, Text(printable(check.detail))
+    said = Text(result(check), style=STYLES[check.outcome])
+    return f"  {check.name}", said, check.severity.value, took(check), Text(printable(check.detail))
+
+
+def took(check: Check) -> str:
+    """Write how long a check took; empty for one that sent nothing."""
+    return formatting.duration(check.seconds) if check.requests else ""
 
 
 def _of(checks: Iterable[Check], outcome: Outcome) -> list[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from launcher.core.types import Json, MetricResult, Pause, Report, Status
 
@@ -61,6 +62,16 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, left = divmod(minutes, 60)
     return f"{hours} h {left:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def moment(text: Json) -> str:
+    """Write a time of ISO 8601 to the minute: ``2026-12-01 03:53 UTC``; empty for what is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return ""
+    zone = found.tzname() or ""
+    return f"{found:%Y-%m-%d %H:%M} {zone}".strip()
 
 
 def short_time(seconds: float) -> str:

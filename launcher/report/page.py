@@ -71,6 +71,7 @@ def _run(report: Report, folder: Path) -> dict[str, object]:
         "command": subject.command(report, folder),
         "title": _title(report),
         "verdict": VERDICTS.get(report.status, report.status),
+        "started": formatting.moment(run.get("started_at")),
         "rows": charts.score_rows(report.folded),
         "unscored": [
             name for name, result in report.folded.items() if not result.metrics and name not in report.groups
@@ -84,7 +85,7 @@ def _run(report: Report, folder: Path) -> dict[str, object]:
         ],
         "checked": _only_checked(report),
         "engine_name": report.endpoint and results.engine_name(report.endpoint.engine, report.engine),
-        "families": checks.families(report.checks),
+        "parts": checks.parts(report.checks),
         "left_out": checks.left_out(report.checks),
         "certificate": results.certificate(report.checks),
         "load": _load(results.plain(report.load)),
@@ -176,20 +177,24 @@ def _tiles(throughput: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     left_out = {"without_usage", "generations"} | (set() if throughput.get("generations", 1) else GENERATED)
     for name, value in throughput.items():
         if isinstance(value, int | float) and name not in left_out and (value or name not in OPTIONAL):
-            yield _in_words(name), formatting.number(value)
+            yield _in_words(name), formatting.duration(value) if name == "wall_s" else formatting.number(value)
     for name, words in formatting.TOKEN_TIMES.items():
         for percentile in ("p50", "p99") if throughput.get(name) else ():
-            yield f"{words}, {percentile}", formatting.duration(throughput[name][percentile])
+            yield f"{words}, {percentile}", formatting.short_time(throughput[name][percentile])
 
 
 def _in_words(name: str) -> str:
+    if name == "wall_s":
+        return "wall time"
     words = name.removesuffix("_s").replace("_", " ")
     return words.removesuffix(" per") + (" per second" if words.endswith(" per") else " seconds" * name.endswith("_s"))
 
 
 def _facts(values: Mapping[str, Json]) -> list[tuple[str, str]]:
     """Write a mapping as pairs of name and text, nested values as YAML."""
-    return [(name, value if isinstance(value, str) else _yaml(value)) for name, value in values.items()]
+    return [
+        (name.replace("_", " "), value if isinstance(value, str) else _yaml(value)) for name, value in values.items()
+    ]
 
 
 def _yaml(value: Json) -> str:

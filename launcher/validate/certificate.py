@@ -48,6 +48,8 @@ CHECKS = (
     *(*isolation.CHECKS, *streams.CHECKS, *chats.CHECKS, *tool_calls.CHECKS, *inputs.CHECKS, *refusals.CHECKS),
 )
 NAMES = tuple(check.name for check in CHECKS)
+NAMED = 8
+"""At most so many failed checks are named after the first; the table has all."""
 START_S = 600.0
 """How long the first requests may take at a server that the launcher did not start."""
 IDS = frozenset(check.id for check in CHECKS)
@@ -192,12 +194,16 @@ def failed(checks: tuple[Check, ...]) -> list[Check]:
 
 
 def reason(checks: tuple[Check, ...]) -> str:
-    """Say of each failed check what was found, what it does to a score and what to set."""
-    return "; ".join(f"{check.name}: {check.detail}{_advice(check)}" for check in failed(checks))
+    """Say of the first failed check what was found, what it does to a score and the remedy; name the others."""
+    first, *others = failed(checks)
+    names = ", ".join(check.name for check in others[:NAMED])
+    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+    rest = f"; failed too: {names}{more}" if others else ""
+    return f"{first.name}: {first.detail}{_advice(first)}{rest}"
 
 
 def _advice(check: Check) -> str:
-    return f" ({check.effect}; to set: {check.remedy})" if check.effect else ""
+    return f" ({check.effect}; remedy: {check.remedy})" if check.effect else ""
 
 
 def summary(checks: tuple[Check, ...]) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from launcher.core.console import one_line
 from launcher.core.errors import TransportError
-from launcher.core.responses import checked, json_type, quoted, token_count
+from launcher.core.responses import checked, error_message, json_type, quoted, token_count
 from launcher.core.types import Check, Endpoint, Json, Outcome, Request, Response, Severity
 from launcher.settings.validate import Validate
 from launcher.validate.exchange import Asking, Exchange
@@ -140,7 +140,7 @@ class CheckContext:
         exchange, response = await self.ask(Request(path, {"model": self.endpoint.model, **body}))
         response = checked(Request(path, {"model": self.endpoint.model, **body}), response)
         if not response.ok:
-            raise Failure(f"{path} answered HTTP {response.status}: {quoted(response.body)}", exchange)
+            raise Failure(f"{path} answered HTTP {response.status}: {said(response.body)}", exchange)
         if response.fault is not None:
             raise Failure(f"{path}: {response.fault}", exchange)
         self.notes.update(response.notes or ())
@@ -163,6 +163,11 @@ class CheckContext:
         return await self.post(
             "/v1/chat/completions", {"messages": messages, "max_tokens": 8, "temperature": 0, **body}
         )
+
+
+def said(body: Json) -> str:
+    """Return the message of an error answer; the body where it has none."""
+    return error_message(body) or quoted(body)
 
 
 def usage_of(body: Json) -> dict[str, int]:

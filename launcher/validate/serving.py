@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Family, NotApplicable
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Family, NotApplicable, said
 
 
 async def ready(context: CheckContext) -> str:
@@ -11,7 +11,7 @@ async def ready(context: CheckContext) -> str:
         raise NotApplicable("a server of another program need not have /ready")
     response = await context.ask.get("/ready")
     if not response.ok:
-        raise Failure(f"/ready answered HTTP {response.status}: {str(response.body)[:200]}")
+        raise Failure(f"/ready answered HTTP {response.status}: {said(response.body)}")
     return "weights loaded, a token produced"
 
 

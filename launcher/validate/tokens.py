@@ -15,7 +15,7 @@ from typing import Any
 from launcher.checkpoints.tokenizers.guard import encoding, opening
 from launcher.core.tokenizer import TextRefused
 from launcher.core.types import Json
-from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Family, NotApplicable
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Family, NotApplicable, said
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -77,7 +77,7 @@ async def _compare(context: CheckContext, reading: Reading, text: str, special: 
 async def _ask(context: CheckContext, route: str, body: Json, field: str) -> Any:
     response = await context.ask.post(f"/{route}", body)
     if not response.ok:
-        raise Failure(f"/{route} answered HTTP {response.status}: {str(response.body)[:200]}")
+        raise Failure(f"/{route} answered HTTP {response.status}: {said(response.body)}")
     return response.body[field]
 
 

@@ -70,10 +70,31 @@ def test_the_page_says_what_the_run_found(tmp_path):
     records = [*mixed(200), choice(0, True), choice(1, False)]
     found = made(tmp_path, report(records, status="incomplete", reason="coverage 0.9 is below 0.95"), records)
     for text in ("tiny-gpt", "incomplete", "coverage 0.9 is below 0.95", "exact_match", "greedy repeats",
-                 "3 ok, 1 not applicable", "generated tokens per second", "812.4", "p50", "evaluate",
+                 "3 passed, 1 not applicable", "generated tokens per second", "812.4", "p50", "evaluate",
                  "megatron-core", "0123456789abcdef", "limit: null", "bounds"):  # fmt: skip
         assert text in found.words
     assert [row["id"] for row in json.loads(found.data)] == [row.id for row in records]
+
+
+def test_a_certificate_shows_what_went_wrong_and_what_it_does_not_cover(tmp_path):
+    """What passed, and what no task needs, is shown on demand, and counted as the line above says."""
+    checks = (
+        *CHECKS,
+        Check("echo", False, "no", 1.0, effect="scores are wrong", remedy="another server", requests=1, sent="{}"),
+        Check("tools", None, "no task of this run needs it", unneeded=True),
+    )
+    found = made(tmp_path, report(status="invalid", checks=checks))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    parts = re.findall(r'<details class="group"( open)?><summary>(\d+ checks? [a-z ]+)', text)
+    assert parts == [
+        (" open", "1 check failed"),
+        (" open", "1 check not applicable"),
+        ("", "3 checks passed"),
+        ("", "1 check not needed by these tasks"),
+    ]
+    assert "3 passed, 1 failed, 1 not applicable, 1 not needed by these tasks" in found.words
+    assert "effect: scores are wrong; remedy: another server" in found.words
+    assert re.findall(r'outcome-not-applicable">([a-z ]+)<', text) == ["not applicable", "not needed"]
 
 
 @pytest.mark.parametrize("status", page.VERDICTS)

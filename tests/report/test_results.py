@@ -97,7 +97,7 @@ def test_the_certificate_is_counted():
         "warned_checks": [{"id": "choices", "name": "n"}],
         "left_out_checks": [{"id": "stop", "name": "stop"}],
     }
-    counted = "3 ok, 1 failed, 1 warned, 1 not applicable, 1 not needed by these tasks, 1 left out by you"
+    counted = "3 passed, 1 failed, 1 warned, 1 not applicable, 1 not needed by these tasks, 1 left out by you"
     assert texts.counted(found) == counted
     assert results.certificate(()) is None
 

@@ -25,7 +25,7 @@ def test_the_summary_fits(width, tmp_path):
     assert max(len(line) for line in table.splitlines()) <= width
     for part in ("exact_match", "95 % CI", "374/400", "11 unparsed", "3 failed", "bounds [", "±",
                  "812.4 generated tokens/s", "41.27 requests/s", "p50 148 ms", "serve 1.9 s",
-                 "3 ok, 1 not applicable"):  # fmt: skip
+                 "3 passed, 1 not applicable"):  # fmt: skip
         assert part in text
     assert f"report  {tmp_path / 'report.html'}\n" in text
     assert "\x1b" not in text
@@ -57,7 +57,7 @@ def test_failed_checks_are_named(tmp_path):
     checks = (*CHECKS, Check("echo", False, "log-probabilities of 3 tokens for 4"))
     text = printed(report(status="invalid", checks=checks), tmp_path)
     assert "failed check echo: log-probabilities of 3 tokens for 4" in text
-    assert "3 ok, 1 failed, 1 not applicable" in text
+    assert "3 passed, 1 failed, 1 not applicable" in text
 
 
 def test_a_task_without_scores_is_listed(tmp_path):

@@ -233,6 +233,16 @@ async def test_what_is_odd_about_answers_is_said(tmp_path: Path) -> None:
     assert "no finish_reason" in check.detail
 
 
+def test_the_reason_is_a_line_that_a_reader_can_take_in() -> None:
+    """The first fault is told in full, the others by name: the table has their details."""
+    names = [f"check {number}" for number in range(20)]
+    checks = tuple(Check(name, False, "it is wrong", effect="scores", remedy="another server") for name in names)
+    assert certificate.reason(checks[:1]) == "check 0: it is wrong (scores; remedy: another server)"
+    found = certificate.reason((Check("fine", True, "yes"), *checks))
+    assert found.startswith("check 0: it is wrong (scores; remedy: another server); failed too: check 1, check 2")
+    assert found.endswith(" and 11 more")
+
+
 def test_the_prompt_tells_bytes_from_characters() -> None:
     assert not Validate().prompt.isascii()
 
