@@ -210,5 +210,7 @@ def _coverage(coverage: Mapping[str, int]) -> float:
 
 
 def _shortfall(coverage: Mapping[str, int]) -> str:
-    rest = ", ".join(f"{n} {status}" for status, n in coverage.items() if n and status not in ("scored", "total"))
+    rest = ", ".join(
+        f"{n} {status.replace('_', ' ')}" for status, n in coverage.items() if n and status not in ("scored", "total")
+    )
     return f"{coverage['scored']} of {coverage['total']} scored ({rest})"

@@ -51,6 +51,8 @@ class Chart:
     high: str
     bars: tuple[Bar, ...]
     left_out: int
+    samples: int
+    """The number of samples of each point; 0 where it is not the same."""
 
 
 SPEED = (
@@ -99,18 +101,24 @@ def _verdict(found: SweepFile, table: Table, place: int) -> Verdict | None:
         return None
     sign = -1 if results.lower_is_better(found["points"], task, metric) else 1
     leader, best, value = max(cells, key=lambda each: sign * each[2])
+    leaders = [name for name, _, each in cells if each == value]
+    if len(leaders) > 1:
+        leader = f"{_joined(leaders)} share the best value, {formatting.number(value)}"
+    else:
+        leader = f"{leader} has the best value, {formatting.number(value)}"
     beaten = [name for name, cell, _ in cells if cell.worse]
-    others = [name for name, cell, _ in cells if cell is not best and not cell.worse]
+    others = [name for name, cell, each in cells if each != value and not cell.worse]
     number = formatting.number(value)
     if best.best:
-        sentence = f"{leader} is best, {number}: significantly better than every other point."
+        sentence = f"{leaders[0]} is best, {number}: significantly better than every other point."
     elif beaten:
-        sentence = f"{leader} has the best value, {number}. It is significantly better than {_joined(beaten)}."
+        pronoun = "They are" if len(leaders) > 1 else "It is"
+        sentence = f"{leader}. {pronoun} significantly better than {_joined(beaten)}."
         sentence += f" The difference to {_joined(others)} may be chance." if others else ""
     elif all(each == value for _, _, each in cells):
         sentence = f"All points have the same value, {number}."
     else:
-        sentence = f"{leader} has the best value, {number}. No difference to it is significant: all may be chance."
+        sentence = f"{leader}. No difference to it is significant: all may be chance."
     return Verdict(task, metric, sentence + _lost(cells), sure=bool(beaten or best.best))
 
 
@@ -138,8 +146,17 @@ def _chart(table: Table, place: int) -> Chart | None:
     if not known:
         return None
     axis = charts.curve_axes((0.0, 1.0), list(known.values()))[1]
+    totals = {cell.total for _, _, cell in rows if cell}
     bars = (_bar(label(point, chosen), known.get(point["folder"]), cell, axis) for point, chosen, cell in rows)
-    return Chart(task, metric, f"{axis.low:.4g}", f"{axis.high:.4g}", tuple(bars), len(table.rows) - len(rows))
+    return Chart(
+        task,
+        metric,
+        f"{axis.low:.4g}",
+        f"{axis.high:.4g}",
+        tuple(bars),
+        len(table.rows) - len(rows),
+        totals.pop() if len(totals) == 1 else 0,
+    )
 
 
 def _bar(name: str, found: MetricResult | None, cell: Cell | None, axis: charts.Axis) -> Bar:
@@ -168,7 +185,7 @@ def _speeds(point: SweepPoint) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             value = value.get("p50")
             if isinstance(value, int | float):
-                yield name, formatting.duration(value)
+                yield name, formatting.short_time(value)
         elif isinstance(value, int | float) and key in formatting.rates(figures):
             yield name, formatting.number(value)
     total = point["timings"].get("total")

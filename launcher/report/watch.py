@@ -159,6 +159,15 @@ def value_of(point: WatchPoint, task: str, metric: str) -> float | None:
     return entry["value"] if entry else None
 
 
+def part_of(point: WatchPoint, task: str) -> str:
+    """Say how many samples of a task were scored where it is not all of them; empty otherwise."""
+    entry = results.folded(point).get(task)
+    if entry is None:
+        return ""
+    scored, total = entry["coverage"]["scored"], entry["coverage"]["total"]
+    return f"{scored:,} of {total:,} scored" if scored < total else ""
+
+
 def best_of(values: Sequence[float], *, lower: bool) -> int:
     """Return the place of the best value, the first of equal ones; ``lower`` ones may be better."""
     return (min if lower else max)(range(len(values)), key=values.__getitem__)
@@ -182,6 +191,7 @@ def values(found: WatchFile, folder: Path, over: bool) -> dict[str, Json]:
         "metrics": metrics(drawn),
         "changes": changes,
         "value_of": value_of,
+        "part_of": part_of,
         "pages": {point["folder"] for point in points if RunFolder(folder / point["folder"]).report.exists()},
         "settings": {setting["name"]: label_of(setting) for setting in found.get("settings", [])},
         "curves": [_curve(placed or drawn, bool(placed), *metric, found) for metric in metrics(placed or drawn)],
@@ -211,15 +221,15 @@ def _curve(
     entries = [entry for point in shown if (entry := results.metric_entry(point, task, metric)) is not None]
     values = [results.metric_result(entry) for entry in entries]
     lower = results.lower_is_better(shown, task, metric)
-    start = min(point["modified"] for point in shown)
-    xs = [_step_of(point) if by_step else (point["modified"] - start) / 3600 for point in shown]
-    across, up = charts.curve_axes(xs, values)
+    places = _places(points, by_step)
+    xs = [places[point["folder"]] for point in shown]
+    across, up = charts.curve_axes(list(places.values()), values)
     dots = [
         charts.Dot(
             across.at(x),
             up.at(value.value),
             charts.span(up, value.ci_low, value.ci_high),
-            _label(point, value),
+            _label(point, value, part_of(point, task)),
             tone(changes.get(("previous", task, metric, point["folder"])), lower=lower),
             f"{point['folder']}/{RunFolder.report}",
         )
@@ -229,6 +239,14 @@ def _curve(
     grid = charts.curve_ticks(up, lambda value: f"{value:.4g}")
     best = best_of([value.value for value in values], lower=lower)
     return charts.Curve(task, metric, tuple(_lines(shown, dots, dots[best], found)), ticks, grid)
+
+
+def _places(points: Sequence[WatchPoint], by_step: bool) -> dict[str, float]:
+    """Return where each point lies: all curves have the same axis, also where a metric lacks some of the points."""
+    if by_step:
+        return {point["folder"]: _step_of(point) for point in points}
+    start = min(point["modified"] for point in points)
+    return {point["folder"]: (point["modified"] - start) / 3600 for point in points}
 
 
 def _lines(
@@ -251,9 +269,9 @@ def _step_of(point: WatchPoint) -> float:
     return float(point["step"])
 
 
-def _label(point: WatchPoint, value: MetricResult) -> str:
+def _label(point: WatchPoint, value: MetricResult, part: str) -> str:
     interval = formatting.interval(value.ci_low, value.ci_high)
-    return f"{point['name']}: {formatting.number(value.value)}, 95 % {interval}"
+    return f"{point['name']}: {formatting.number(value.value)}, 95 % {interval}{', ' * bool(part)}{part}"
 
 
 def _step(value: float) -> str:

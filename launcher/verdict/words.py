@@ -24,8 +24,7 @@ def sentence(row: Row) -> str:
         return f"{found.a} and {found.b} score the same in each of {questions}"
     if found.difference == 0:
         return f"{found.a} and {found.b} score the same on average over {questions}, not in each"
-    better = found.b if row.gain > 0 else found.a
-    size = f"{better} is better by {formatting.number(abs(found.difference))}{_plus_minus(row)}"
+    size = f"{_better(row, found.a, found.b)} by {formatting.number(abs(found.difference))}{_plus_minus(row)}"
     if found.significant:
         return f"{size} ({p}, {questions})"
     if found.clusters is not None and found.clusters < FEWEST_CLUSTERS:
@@ -36,6 +35,11 @@ def sentence(row: Row) -> str:
     return f"{size}: may be chance ({p}, {questions}){told}"
 
 
+def _better(row: Row, a: str, b: str) -> str:
+    """Name both, as a comparison of several runs has pairs in which the same run is the better one."""
+    return f"{b} is better than {a}" if row.gain > 0 else f"{a} is better than {b}"
+
+
 def _too_few(count: int, units: str) -> str:
     return f"{units} {'is' if count == 1 else 'are'} too few to tell"
 
@@ -43,8 +47,10 @@ def _too_few(count: int, units: str) -> str:
 def _of_early_stop(row: Row, found: SequentialComparison) -> str:
     """Say what holds at any time; the bounds are of what all questions would show."""
     p = f"p = {formatting.p_value(found.p_holm)}".replace("= <", "<")
-    better, sign = (found.b, 1) if row.gain >= 0 else (found.a, -1)
-    size = f"{better} is better by {formatting.number(abs(found.difference))}" if row.gain else "no difference"
+    sign = 1 if row.gain >= 0 else -1
+    size = f"no difference between {found.a} and {found.b}"
+    if row.gain:
+        size = f"{_better(row, found.a, found.b)} by {formatting.number(abs(found.difference))}"
     chance = "" if found.significant else ": may be chance"
     bounds = "" if found.low == found.high else f", {_bounds(row, found, sign)}"
     return f"{size}{bounds}{chance} ({p} at any time, after {_asked(found)})"

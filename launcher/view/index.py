@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -10,11 +10,13 @@ from urllib.parse import quote
 from launcher.core.kinds import Kind
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
-from launcher.report import results
+from launcher.report import formatting, results
 from launcher.view.folders import Place, Roots, points, standing
 from launcher.view.run_state import title
 
 PAGE = 100
+FAULTLESS = ("ok", "missed", "evaluating")
+"""The statuses of points that say nothing against a sweep or a watch."""
 SCORES = 4
 """At most this many scores of a run are listed."""
 
@@ -110,7 +112,7 @@ def _row_or_damage(roots: Roots, place: Place) -> Row:
 def _row(roots: Roots, place: Place, address: str, name: str) -> Row:
     folder = RunFolder(place.path)
     if place.kind is not Kind.run:
-        return _group_row(place, address, name)
+        return _group_row(roots, place, address, name)
     found = roots.files.mapping(folder.results)
     where = standing(roots.files.mapping(folder.stage), found, folder)
     scores = list(_scores(found))
@@ -120,17 +122,25 @@ def _row(roots: Roots, place: Place, address: str, name: str) -> Row:
     return Row(address, name, "run", where.status, label, tuple(scores[:SCORES]), len(scores) - SCORES, began, seconds)
 
 
-def _group_row(place: Place, address: str, name: str) -> Row:
+def _group_row(roots: Roots, place: Place, address: str, name: str) -> Row:
     inside = points(place.path)
     is_running = any(RunFolder(place.path / each).stage.exists() for each in inside)
-    label = f"{len(inside)} {'point' if place.kind is Kind.sweep else 'checkpoint'}{'' if len(inside) == 1 else 's'}"
-    status = "running" if is_running else "ok" if _is_reported(place) else "incomplete"
+    label = formatting.plural(len(inside), "point" if place.kind is Kind.sweep else "checkpoint")
+    folder = RunFolder(place.path)
+    found = roots.files.mapping(folder.sweep if place.kind is Kind.sweep else folder.watch)
+    ended = [str(each.get("status")) for each in found.get("points") or []]
+    status = "running" if is_running else _status_of_all(ended) if found else "incomplete"
+    if ended and status != "ok":
+        label += f", {ended.count('ok'):,} ok"
     return Row(address, name, place.kind.value, status, label, (), 0, _began(place), None)
 
 
-def _is_reported(place: Place) -> bool:
-    files = RunFolder(place.path)
-    return (files.sweep if place.kind is Kind.sweep else files.watch).exists()
+def _status_of_all(statuses: Sequence[str]) -> str:
+    """Return the status of a sweep or watch: ``ok`` only where no point has failed or lacks samples."""
+    faults = [status for status in statuses if status not in FAULTLESS]
+    if not faults:
+        return "ok"
+    return "incomplete" if "ok" in statuses or "incomplete" in statuses else faults[0]
 
 
 def _scores(found: Mapping[str, Json]) -> Iterable[tuple[str, str, float | None]]:

@@ -66,7 +66,7 @@ def test_two_servers_are_compared_in_speed_and_in_checks(
     assert best["ratio"] > 0
     assert "1 check ended differently: unknown model" in said
     assert "tokens per second" in said
-    assert "Tokens/s to A" in page
+    assert "Tokens/s vs A" in page
     assert 'href="A/report.html"' in page
     for label, one in zip("AB", found["servers"], strict=True):
         assert json.loads((tmp_path / "pair" / label / "load.json").read_text()) == one["load"]

@@ -23,14 +23,14 @@ def test_compare_prints_the_verdict_and_writes_the_page(
 ) -> None:
     assert dispatch(["compare", *folders, "--out", str(tmp_path / "out")]) == 0
     printed = " ".join(capfd.readouterr().out.split())
-    assert "addition exact_match 0.400 -> 0.600 B is better by 0.200 ± 0.080" in printed
+    assert "addition exact_match 0.400 -> 0.600 B is better than A by 0.200 ± 0.080" in printed
     assert 'B checkpoint: "sha256:old" -> "sha256:new"' in printed
     assert "20 questions changed from A to B; 5 of them:" in printed
     found = json.loads((tmp_path / "out/comparison.json").read_text())
     assert found["rows"][0]["verdict"] == "better"
     assert found["flips"][0]["total"] == 20
     page = (tmp_path / "out/comparison.html").read_text()
-    assert "B is better by 0.200" in page
+    assert "B is better than A by 0.200" in page
     assert page.count("<details") == 20
 
 

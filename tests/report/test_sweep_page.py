@@ -26,6 +26,8 @@ def sentences(folder: Path) -> list[str]:
     ((90, 40, 30), "x=0 is best, 0.900: significantly better than every other point."),
     ((90, 88, 30), "x=0 has the best value, 0.900. It is significantly better than x=2. The difference to x=1 may be"),
     ((50, 51, 50), "x=1 has the best value, 0.510. No difference to it is significant: all may be chance."),
+    ((51, 50, 51), "x=0, x=2 share the best value, 0.510. No difference to it is significant: all may be chance."),
+    ((90, 30, 90), "x=0, x=2 share the best value, 0.900. They are significantly better than x=1."),
     ((50, 50, 50), "All points have the same value, 0.500."),
 ])  # fmt: skip
 def test_the_verdict(rights: tuple[int, ...], says: str, tmp_path: Path) -> None:
@@ -43,7 +45,8 @@ def test_lost_samples_are_part_of_the_verdict(tmp_path: Path) -> None:
     add_point(tmp_path, "0", ["x=1"], first_right(5, 10))
     add_point(tmp_path, "1", ["x=2"], [*first_right(1, 2), *(record(20 + n, Status.failed) for n in range(8))])
     assert sentences(tmp_path)[0].endswith("Not all samples were scored: x=2 2 of 10.")
-    assert "2 of 10 scored" in page_of(tmp_path)
+    assert "2 of 10 scored" in (text := page_of(tmp_path))
+    assert "<small>of 10 samples</small>" in text
 
 
 def test_many_points_and_metrics_are_bounded(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from rich.console import Console
 
 from launcher.checkpoints.watch_record import WatchRecord
 from launcher.core.errors import UserError
+from launcher.core.types import Status
 from launcher.report import watch
 from launcher.report.sweep_schema import SettingEntry
-from tests.report.report_records import HOSTILE, add_point, choice, first_right
+from tests.report.report_records import HOSTILE, add_point, choice, first_right, record
 
 TRAINING = Path("/scratch/gpt/checkpoints")
 
@@ -57,7 +58,22 @@ def test_the_best_before_may_be_an_earlier_one(tmp_path):
     roles = {(item["a"], item["b"]): item["against"] for item in found["comparisons"]}
     assert roles["step_1", "step_3"] == ["best"]
     assert roles["step_2", "step_3"] == ["previous"]
-    assert "-0.500 on the best before, <b>significant</b>" in page
+    assert "-0.500 vs the best before, <b>significant</b>" in page
+
+
+def test_curves_share_their_axis_and_say_how_much_was_scored(tmp_path):
+    """A checkpoint without a score in one metric leaves a gap there, and moves no other point."""
+    add_point(tmp_path, "step_1", [], [record(number, Status.failed) for number in range(10)])
+    add_point(tmp_path, "step_2", [], [*first_right(1, 2), *(record(20 + n, Status.failed) for n in range(8))])
+    add_point(tmp_path, "step_3", [], [*first_right(5, 10), choice(30, True)])
+    add_point(tmp_path, "step_4", [], [*first_right(6, 10), choice(30, True)])
+    _, page = run(tmp_path, [entry(f"step_{n}", n, "ok" if n > 2 else "incomplete") for n in (1, 2, 3, 4)])
+    at = [re.findall(r'class="value [^"]*" cx="([\d.]+)%"', curve) for curve in page.split("<figure")[1:]]
+    assert len(at) == 3
+    assert at[0][1:] == at[1] == at[2]
+    assert page.count("2 of 10 scored") == 3, "in the table, in what the point says, and for those who cannot see it"
+    assert page.count("0 of 10 scored") == 1
+    assert page.count('outcome-warning">incomplete') == 2
 
 
 def test_the_terminal_table_fits_and_shows_the_last(tmp_path, grown):

@@ -29,13 +29,13 @@ def test_a_clear_gain_is_better(tmp_path: Path) -> None:
     half = stats.t.ppf(0.975, 99) * stats.sem(differences)
     assert row.half_width == pytest.approx(half, rel=1e-9)
     assert row.found.p == pytest.approx(stats.binomtest(0, 20).pvalue)
-    assert sentence(row).startswith("B is better by 0.200 ± 0.080 (p < 0.0001, 100 questions)")
+    assert sentence(row).startswith("B is better than A by 0.200 ± 0.080 (p < 0.0001, 100 questions)")
 
 
 def test_a_clear_loss_is_worse(tmp_path: Path) -> None:
     (row,) = compared(tmp_path, answered(set(range(60))), answered(set(range(40))))
     assert row.verdict == "worse"
-    assert sentence(row).startswith("A is better by 0.200")
+    assert sentence(row).startswith("A is better than B by 0.200")
 
 
 def test_a_small_gain_may_be_chance_and_says_how_many_questions_would_tell(tmp_path: Path) -> None:

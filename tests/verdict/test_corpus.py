@@ -52,7 +52,7 @@ def test_a_perplexity_is_compared_by_the_bootstrap_over_questions(tmp_path: Path
     assert (row["value_a"], row["value_b"]) == pytest.approx((perplexity(a), perplexity(b)))
     assert row["interval"][0] < row["difference"] < row["interval"][1] < 0
     assert row["half_width"] is None
-    assert row["sentence"].startswith("B is better by ")
+    assert row["sentence"].startswith("B is better than A by ")
     assert "95 % interval [" in row["sentence"]
 
 

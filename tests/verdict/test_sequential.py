@@ -43,7 +43,7 @@ def test_a_difference_has_bounds_and_a_p_that_hold_at_any_time(tmp_path):
     assert 0 < low < 0.25 < high
     assert row.found.p < 0.05
     (entry,) = collect.collect(runs.read_all([a, b]))["rows"]
-    assert entry["sentence"].startswith("B is better by 0.2")
+    assert entry["sentence"].startswith("B is better than A by 0.2")
     assert "on all 600 questions by" in entry["sentence"]
     assert "at any time, after 180 questions)" in entry["sentence"]
 

@@ -31,7 +31,7 @@ def test_each_point_is_held_against_the_first(tmp_path: Path) -> None:
     add_point(tmp_path, "2", ["evaluate.seed=2"], rep=failed_report())
     point(tmp_path, "3", 40)
     text = printed(tmp_path)
-    assert "addition exact_match point 1 is better by 0.200 ± 0.080" in text
+    assert "addition exact_match point 1 is better than point 0 by 0.200 ± 0.080" in text
     assert "point 0 and point 3 score the same in each of 100 questions" in text
     assert f"launcher compare {tmp_path} --force" in text.replace("\n", "")
 

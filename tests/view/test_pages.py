@@ -185,10 +185,25 @@ def test_a_watch_shows_its_curves_and_the_checkpoint_of_now(client, tmp_path):
         text = page(client, f"{address}0/")
         assert "2 of 3 checkpoints" in text
         assert 'class="curve"' in text
-        assert "0.333 on the one before, may be chance" in text
+        assert "0.333 vs the one before, may be chance" in text
         assert '<a href="step_900/"><bdi>step_900</bdi></a>' in text
         assert "30 scored of 120" in page(client, f"{address}0/step_900/")
         assert client.get(f"{address}0/step_100/report.html").status_code == 200
+
+
+@pytest.mark.parametrize(("status", "says"), [("ok", "3 checkpoints<"), ("incomplete", "3 checkpoints, 1 ok<")])
+def test_the_index_says_of_a_watch_what_its_page_says(status, says, client, tmp_path):
+    folders.finished(tmp_path / "r", status="error")
+    folders.watched(tmp_path / "w")
+    RunFolder(tmp_path / "w" / "step_900").stage.unlink()
+    file = RunFolder(tmp_path / "w").watch
+    found = json.loads(file.read_text())
+    found["points"][0]["status"] = status
+    file.write_text(json.dumps(found))
+    with served([tmp_path], 0) as address:
+        text = page(client, f"{address}?words=watch")
+    assert f'outcome-{status}">{status}' in text
+    assert says in text
 
 
 def test_runs_are_compared_by_the_verdict(client, tmp_path):

@@ -101,7 +101,9 @@ def _certified(server: ServerEntry) -> str:
     passed = formatting.plural(counts.get(Outcome.passed.value, 0), "check")
     warned = formatting.plural(counts.get(Outcome.warning.value, 0), "warning")
     if server["valid"]:
-        return f"{label} has a valid certificate: {passed} passed, {warned}"
+        spared = counts.get(Outcome.not_applicable.value, 0)
+        rest = f", {spared} not applicable" if spared else ""
+        return f"{label} has a valid certificate: {passed} passed, {warned}{rest}"
     names = ", ".join(check["name"] for check in server["failed"])
     return f"{label} failed its certificate: {names}"
 

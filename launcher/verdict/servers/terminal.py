@@ -16,7 +16,7 @@ from launcher.report.schema import LevelEntry
 from launcher.verdict.servers import speed
 from launcher.verdict.servers.schema import DifferenceEntry, RatioEntry, ServerEntry, ServersFile
 
-COLUMNS = ("in flight", "", "tokens/s", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "failed", "to A")
+COLUMNS = ("in flight", "", "tokens/s", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "failed", "tokens/s vs A")
 DETAIL = 160
 """The most characters of a check's detail that are printed."""
 
@@ -28,7 +28,7 @@ def show(found: ServersFile, console: Console) -> None:
     """Print the servers, the verdict, the levels of the load tests beside each other, and the checks that differ."""
     console.print()
     for server in found["servers"]:
-        facts = ", ".join(f"{name} {value}" for name, value in server["facts"].items())
+        facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in server["facts"].items())
         console.print(Text.assemble((server["label"], "bold"), f"  {printable(server['url'])}  "), end="")
         console.print(Text(printable(f"{server['model']}  {facts}"), style="dim"))
     console.print()
