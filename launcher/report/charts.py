@@ -13,6 +13,8 @@ from launcher.stats.distribution import Distribution
 BINS = 40
 TONES = 8
 """How many colours of lines style.css has; later lines repeat them."""
+FEWEST_TICKS = 3
+"""An axis with fewer ticks is read only at one place or two, so that it gets more of them."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,12 @@ def _ticks(axis: Axis) -> Iterator[Mark]:
 
 
 def _linear_steps(axis: Axis) -> Iterator[float]:
-    step = _nice(axis.high - axis.low)
-    first = math.ceil(axis.low / step)
-    yield from (step * count for count in range(first, math.floor(axis.high / step) + 1))
+    for parts in (4, 8, 16):
+        step = _nice(axis.high - axis.low, parts)
+        steps = range(math.ceil(axis.low / step), math.floor(axis.high / step) + 1)
+        if len(steps) >= FEWEST_TICKS:
+            break
+    yield from (step * count for count in steps)
 
 
 def _log_steps(axis: Axis) -> Iterator[float]:

@@ -85,6 +85,13 @@ def test_odd_distributions_are_drawn(latencies):
     assert len(found.ticks) <= 12
 
 
+@pytest.mark.parametrize("span", [1.0, 1.9, 2.3, 4.6, 9.2])
+@pytest.mark.parametrize("scale", [0.001, 0.01, 1.0])
+def test_an_axis_can_be_read_at_three_places(span, scale):
+    found = charts.histogram(distribution([scale, scale * (1 + span / 2), scale * (1 + span)]))
+    assert 3 <= len(found.ticks) <= 12
+
+
 def test_without_latencies_there_is_no_histogram():
     assert charts.histogram(distribution([])) is None
 
