@@ -64,7 +64,7 @@ class Elements:
     """The text around a key and a value, up to the ``end`` of all arguments.
 
     A text ends at ``close``, and ``line`` is what stands before that. ``other`` stands instead of ``value`` before what
-    is no text, if the form tells them apart.
+    is no text, if the form tells them apart. ``none`` is written where there are no arguments.
     """
 
     key: str
@@ -74,6 +74,7 @@ class Elements:
     end: str
     after: str = "\n"
     other: str | None = None
+    none: str = ""
 
 
 JSON_LIST = Frame("[", '{"name": "', '", "parameters": ', "}", ", ", "]")

@@ -40,7 +40,7 @@ class DeepSeekV32(OfElements):
     marks = (f"<{DSML}function_calls>",)
     more_marks = (DSML,)
     frame = _frame("function_calls")
-    elements = Elements(KEY, '" string="true">', "", PARAMETER_END, INVOKE_END, other='" string="false">')
+    elements = Elements(KEY, '" string="true">', "", PARAMETER_END, INVOKE_END, other='" string="false">', none="\n")
     _syntax = _syntax("function_calls")
     _close = f"</{DSML}function_calls>"
 

@@ -56,7 +56,8 @@ def rules(rule: str, schema: Mapping[str, Json], elements: Elements, literal: Li
         parts.append(name if key in required else f"{name}?")
         found = list(_Value(f"{name}v", key, schema, elements, literal, whitespace).rules(each))
         lines += [f"{name}: {literal(elements.key + key)} {name}v {literal(elements.after)}", *found]
-    return [f"{rule}: {' '.join(parts)}", *lines]
+    blank = f"{literal(elements.none)} | " if elements.none and not required else ""
+    return [f"{rule}: {blank}{' '.join(parts)}", *lines]
 
 
 class _Value:
