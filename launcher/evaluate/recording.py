@@ -45,7 +45,7 @@ class Recorder:
     ) -> None:
         self._journal, self._meter, self._progress, self._failed = journal, meter, progress, failed
         self._traffic = traffic or Traffic()
-        self._throughput = Throughput()
+        self._throughput, self._earlier = Throughput(), 0
         self._waiting: list[Kept] = []
         self._some = asyncio.Event()
 
@@ -59,7 +59,8 @@ class Recorder:
         self._progress.metered(self._meter.describe)
         began = time.perf_counter()
         self._progress.measured(lambda: self.speed(time.perf_counter() - began))
-        self._progress.started(totals, len(self._journal.finished))
+        self._earlier = len(self._journal.finished)
+        self._progress.started(totals, self._earlier)
 
     def measure(self, result: SampleResult) -> None:
         """Count the answers of an attempt."""
@@ -109,5 +110,11 @@ class Recorder:
         return {**facts, "throughput": found} if found and figures != {} else facts
 
     def speed(self, asking_s: float) -> dict[str, Json]:
-        """Return the speed of this session, which asked for so many seconds; empty where nothing was asked."""
-        return {} if self._throughput.is_empty else self._throughput.facts(asking_s)
+        """Return the speed of this session, which asked for so many seconds; empty where nothing was asked.
+
+        ``earlier_samples`` are those that earlier sessions finished, which the figures leave out.
+        """
+        if self._throughput.is_empty:
+            return {}
+        earlier: dict[str, Json] = {"earlier_samples": self._earlier} if self._earlier else {}
+        return self._throughput.facts(asking_s) | earlier

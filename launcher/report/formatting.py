@@ -213,6 +213,12 @@ def rates(throughput: Mapping[str, Json]) -> dict[str, str]:
     return {key: words for key, words in RATES.items() if throughput.get(key) and key not in left_out}
 
 
+def resumed(throughput: Mapping[str, Json]) -> str:
+    """Say which samples the speed of a resumed run leaves out; empty for a run of one session."""
+    earlier = throughput.get("earlier_samples")
+    return f"of the last session: {plural(earlier, 'sample')} of earlier ones left out" if earlier else ""
+
+
 def rate_table(speeds: Sequence[Mapping[str, Json]]) -> tuple[list[str], list[list[str]]]:
     """Return the words of the rates that any of several evaluations has, and the figures of each evaluation."""
     known = [rates(speed) for speed in speeds]

@@ -174,7 +174,9 @@ def _title(report: Report) -> str:
 
 def _tiles(throughput: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     """Yield what each number of the throughput is called, and its text."""
-    left_out = {"without_usage", "generations"} | (set() if throughput.get("generations", 1) else GENERATED)
+    left_out = {"without_usage", "generations", "earlier_samples"} | (
+        set() if throughput.get("generations", 1) else GENERATED
+    )
     for name, value in throughput.items():
         if isinstance(value, int | float) and name not in left_out and (value or name not in OPTIONAL):
             yield _in_words(name), formatting.duration(value) if name == "wall_s" else formatting.number(value)

@@ -370,7 +370,8 @@ def _speed(throughput: Mapping[str, Json]) -> str:
     if throughput.get("without_usage"):
         parts.append(f"{formatting.plural(throughput['without_usage'], 'answer')} without token counts")
     parts += ["latency " + " ".join(known)] if known else []
-    return ", ".join([*parts, *formatting.token_times(throughput)])
+    told = formatting.resumed(throughput)
+    return ", ".join([*parts, *formatting.token_times(throughput)]) + (f" ({told})" if told else "")
 
 
 def _steps(timings: Mapping[str, float]) -> str:

@@ -123,7 +123,7 @@ class RunReader:
             latency=line([(each.time, each.latency_s) for each in readings], "s"),
             logs=list(_logs(folder)),
             reports=[str(file) for file in (RunFolder.report,) if (self.path / file).exists()],
-            only_checked=not rows and results.only_checked(done.get("run") or {}),
+            only_checked=not rows and (stage.get("step") == "serving" or results.only_checked(done.get("run") or {})),
         )
 
 

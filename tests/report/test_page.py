@@ -97,6 +97,19 @@ def test_a_certificate_shows_what_went_wrong_and_what_it_does_not_cover(tmp_path
     assert re.findall(r'outcome-not-applicable">([a-z ]+)<', text) == ["not applicable", "not needed"]
 
 
+def test_a_resumed_run_says_of_what_its_speed_is(tmp_path):
+    records = mixed(20)
+    whole = report(records)
+    assert "was resumed" not in made(tmp_path, whole, records).words
+    resumed = report(records, throughput={**whole.throughput, "earlier_samples": 12})
+    found = made(tmp_path, resumed, records)
+    assert (
+        "This run was resumed. These figures are of the last session: 12 samples of earlier ones left out."
+        in found.words
+    )
+    assert "earlier samples" not in found.words, "it is no figure of speed"
+
+
 @pytest.mark.parametrize("status", page.VERDICTS)
 def test_every_status_has_a_verdict(status, tmp_path):
     found = made(tmp_path, report(status=status))

@@ -121,6 +121,17 @@ def test_a_running_run_says_where_it_is_and_what_the_server_does(client, tmp_pat
         assert shown in text
 
 
+def test_a_server_that_only_serves_has_no_scores_and_no_progress(client, tmp_path):
+    folders.running(tmp_path, step="serving")
+    stage = json.loads(RunFolder(tmp_path).stage.read_text())
+    RunFolder(tmp_path).stage.write_text(json.dumps(stage | {"tasks": {}, "total": None, "done": None}))
+    with served([tmp_path], 0) as address:
+        text = page(client, f"{address}0/")
+    assert "<b>serving</b>" in text
+    assert "<h2>Scores" not in text
+    assert 'role="progressbar"' not in text
+
+
 @pytest.mark.parametrize(("age_s", "status"), [(0, "running"), (1000, "lost")])
 def test_a_run_that_was_killed_is_lost(client, tmp_path, age_s, status):
     folders.running(tmp_path, age_s=age_s)
