@@ -60,10 +60,20 @@ RECURRENT = {
 }
 """Kinds of model that keep more than keys and values. Others that do are noticed when they are loaded."""
 
+CONVOLVED = {"inkling_text", "lfm2", "lfm2_moe", "lfm3"}
+"""Kinds with layers that keep the last inputs of a convolution."""
+
+INDEXED = {"axk2", "deepseek_v32", "glm_moe_dsa", "hy_v4"}
+"""Kinds that keep an index of the keys which each token reads."""
+
 CONFIGURATIONS = ("config.json", "generation_config.json")
 """Files of a folder that transformers reads besides the weights."""
 
-NO_CACHE = f"which keeps a recurrent state instead of keys and values; {SERVERS}"
+OTHER_STATES = {
+    **dict.fromkeys(RECURRENT, "a recurrent state instead of keys and values"),
+    **dict.fromkeys(CONVOLVED, "inputs of convolutions instead of keys and values"),
+    **dict.fromkeys(INDEXED, "an index beside keys and values"),
+}
 STORED = {"F32": Dtype.fp32, "BF16": Dtype.bf16, "F16": Dtype.fp16}
 EXPECTED = "a Hugging Face folder with config.json and safetensors, or a .gguf file"
 
@@ -185,14 +195,15 @@ def _elsewhere(config: Mapping[str, Json]) -> str:
 def _refuse_unsupported(config: Mapping[str, Json], file: Path) -> None:
     if not config.get("model_type"):
         raise CheckpointError(f"{file}: model_type is missing (expected the configuration of a transformers model)")
-    _refuse_recurrent(str(config["model_type"]), f"{file}: model_type")
+    _refuse_other_state(str(config["model_type"]), f"{file}: model_type")
     refuse_unsupported(config, file)
 
 
-def _refuse_recurrent(kind: str, what: str) -> None:
+def _refuse_other_state(kind: str, what: str) -> None:
     """Refuse, before a weight is read, what a cache of keys and values cannot continue."""
-    if kind.replace("-", "_") in RECURRENT:
-        raise CheckpointError(f"{what} is {kind!r}, {NO_CACHE}")
+    kept = OTHER_STATES.get(kind.replace("-", "_"))
+    if kept is not None:
+        raise CheckpointError(f"{what} is {kind!r}, which keeps {kept}; {SERVERS}")
 
 
 def _check_claims(sizes: Iterable[tuple[str, int]], tensors: int, numbers: int, file: Path) -> None:
@@ -302,7 +313,7 @@ def _refuse_unsupported_gguf(
     fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], kind: str, path: Path
 ) -> None:
     """Refuse what transformers would silently ignore, and what no cache of keys and values continues."""
-    _refuse_recurrent(kind, f"{path}: general.architecture")
+    _refuse_other_state(kind, f"{path}: general.architecture")
     if "token_embd.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is missing (is it one part of a split file?)")
     if kind in SUPPORTED:

@@ -57,12 +57,19 @@ def gguf(path: Path, *tensors: str, **fields: str) -> Path:
     return file
 
 
-def test_a_recurrent_model_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [
+        ("nemotron_h", "a recurrent state instead of keys"),
+        ("lfm2", "inputs of convolutions instead of keys"),
+        ("glm_moe_dsa", "an index beside keys"),
+    ],
+)
+def test_a_model_with_another_state_is_refused_before_it_is_loaded(tmp_path: Path, kind: str, kept: str) -> None:
     """A plan said of it, before, that it can be served."""
     with pytest.raises(CheckpointError) as refused:
-        source.read(folder(tmp_path, model_type="nemotron_h"))
-    expected = f"{tmp_path / 'config.json'}: model_type is 'nemotron_h', which keeps a recurrent state instead of keys"
-    assert str(refused.value).startswith(expected)
+        source.read(folder(tmp_path, model_type=kind))
+    assert str(refused.value).startswith(f"{tmp_path / 'config.json'}: model_type is '{kind}', which keeps {kept}")
     assert str(refused.value).endswith("backend=vllm or backend=sglang may serve it as it is")
 
 
