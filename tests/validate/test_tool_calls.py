@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import astuple
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 
+from launcher.api.tool_calls.formats import FORMATS
+from launcher.checkpoints.tokenizers.huggingface import from_folder
 from launcher.core.types import Outcome, Request
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Capability
-from tests.validate.faults import Body, Fault, Send, tools_swallowed
-from tests.validate.mock import Mock
+from tests.checkpoints.tokenizer_inputs import backend, tokenizer_folder
+from tests.validate.conftest import TEMPLATE
+from tests.validate.faults import FAULTS, Body, Fault, Send, tools_swallowed
+from tests.validate.mock import Mock, serve
 
 TOOLS = frozenset({"tools_read", "tool_results_read", "tool_call_valid", "tool_call_streamed"})
 SENT = certificate.needs([Request("/v1/chat/completions", {"messages": [], "tools": [{"type": "function"}]})])
@@ -55,3 +62,38 @@ async def test_swallowed_tools_stop_a_run_that_sends_some(
 ) -> None:
     found = await checked(mock, Fault("swallows", "", (), "request", tools_swallowed), needed)
     assert found["tools_read"].outcome is outcome
+
+
+CHOICE_IGNORED = next(fault for fault in FAULTS if fault.name == "tool_choice_ignored")
+FORMS = {form.name: form for form in FORMATS if form.name in ("kimi_k2", "deepseek_v32", "deepseek_v4", "qwen3_coder")}
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def formed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mock]:
+    """A right server whose model writes calls in another form than Hermes', in few enough tokens."""
+    folder, form, made = tmp_path_factory.mktemp("mock"), FORMS[request.param], backend("byte_level")
+    marks = {*form.marks, *form.more_marks, *(str(part) for part in astuple(form.frame) if part)}
+    marks |= {part for part in astuple(form.elements) if part} if form.elements else set()
+    made.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in sorted(marks)])
+    place = tokenizer_folder(folder / "tokenizer", config={"chat_template": TEMPLATE}, made=made)
+    tokenizer = from_folder(place)
+    tokenizer.tool_call_parser = form.name
+    try:
+        with serve(folder, tokenizer) as (wrapped, endpoint):
+            yield Mock(wrapped, endpoint, place)
+    finally:
+        tokenizer.close()
+
+
+@pytest.mark.slow
+async def test_calls_of_each_form_pass_the_checks_and_faults_of_them_are_found(formed: Mock) -> None:
+    right = Fault("right", "", (), "answer", lambda path, asked, found: None)
+    found = await checked(formed, right, SENT)
+    assert {check.outcome for check in found.values()} == {Outcome.passed}, found
+    for fault in FAULTS:
+        if TOOLS & {*fault.checks}:
+            found = await checked(formed, fault, SENT)
+            outcomes = {found[check].outcome for check in fault.checks}
+            # a model that is not forced may write up to its limit, which could be within a call
+            expected = {Outcome.failed} if fault is not CHOICE_IGNORED else outcomes - {Outcome.passed}
+            assert outcomes == expected, (fault.name, found)

@@ -148,7 +148,7 @@ class ChatTemplate:
         """Return the text. Raises `NoChatTemplate` for a template of no use, else `TemplateRefused`."""
         forms = self._opened()
         self._check(rendering.variables)
-        chat = [self._tools.filled(_filled(message, forms)) for message in messages]
+        chat = [self._tools.filled(_filled(message, forms)) for message in self._tools.named(messages)]
         if lost := self._tools.lost(messages, rendering.tools):
             self._render(chat, rendering)  # its own complaint says more
             raise ToolsNotRead(f"{self.stored.file.name}: the chat template leaves out {lost}")

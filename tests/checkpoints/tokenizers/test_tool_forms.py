@@ -144,3 +144,28 @@ def test_a_second_template_renders_chats_with_tools(tmp_path: Path, stored: str)
             copied.close()
     finally:
         tokenizer.close()
+
+
+KIMI = (
+    "{% if tools %}<|im_system|>tool_declare<|im_middle|>{{ tools | tojson }}<|im_end|>{% endif %}"
+    "{% for m in messages %}<|im_{{ m.role }}|>{{ m.name or m.role }}<|im_middle|>"
+    "{% if m.role == 'tool' %}## Return of {{ m.tool_call_id }}\n{% endif %}{{ m.content }}"
+    "{% if m.tool_calls %}<|tool_calls_section_begin|>{% for c in m.tool_calls %}"
+    "<|tool_call_begin|>{{ c.id }}<|tool_call_argument_begin|>{{ c.function.arguments | tojson }}<|tool_call_end|>"
+    "{% endfor %}<|tool_calls_section_end|>{% endif %}<|im_end|>{% endfor %}"
+)
+"""As Kimi K2's template does, it writes earlier calls by their ids."""
+
+
+def test_a_template_that_writes_ids_alone_gets_the_names_in_them(made: list[ChatTemplate]) -> None:
+    own = [{**CALL, "id": "functions.add:4"}, {**CALL, "id": "add:5"}]
+    others = [{**CALL, "id": "x"}, {**CALL, "id": "functions.sub:0", "function": {"name": "a:b", "arguments": {}}}]
+    talk: list[dict[str, Any]] = [USER]
+    for calls in (own, others, [{**CALL, "id": "x"}]):
+        talk.append({"role": "assistant", "content": "", "tool_calls": calls})
+        talk += [{"role": "tool", "content": "7", "tool_call_id": call["id"], "name": "add"} for call in calls]
+    text = template(made, KIMI).render(talk, Rendering(tools=[ADD]))
+    expected = ["functions.add:4", "add:5", "functions.add:2", "functions.a:b:3", "functions.add:4"]
+    assert [part.partition("<")[0] for part in text.split("<|tool_call_begin|>")[1:]] == expected
+    assert [part.partition("\n")[0] for part in text.split("## Return of ")[1:]] == expected
+    assert "abcdefghi" in template(made, MISTRAL).render(TALK, Rendering(tools=[ADD]))
