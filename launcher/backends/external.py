@@ -42,8 +42,13 @@ class External(Backend):
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         check_world_size(deployment.parallelism, allocation)
         check_optimizations(deployment.optimizations)
-        if deployment.parallelism != Parallelism() or deployment.model.path:
-            key = "model.path" if deployment.model.path else "parallelism"
+        model = deployment.model
+        started_with = {
+            "model.path": model.path,
+            "model.tool_call_parser": model.tool_call_parser.asked,
+            "parallelism": deployment.parallelism != Parallelism(),
+        }
+        for key in (key for key, value in started_with.items() if value):
             raise UserError(f"{key}: has no effect with backend=external; start the server with this setting instead")
         api_key(self.api_key_env)
         return {"server": self.url, "model": self.model or "<the only one that it lists>"}

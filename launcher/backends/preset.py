@@ -32,14 +32,12 @@ from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.component import name_of
-from launcher.settings.model import Dtype, Parallelism, ToolCallParser
+from launcher.settings.model import Dtype, Parallelism
 
 REQUEST_TIMEOUT_S = 30.0
 DRIVER_S = 20.0
 """How much longer than a replica the process that runs them may take to end."""
 TORCH = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16", Dtype.fp16: "float16", Dtype.auto: "auto"}
-UNASKED = (ToolCallParser.auto, ToolCallParser.none)
-"""What a server without a parser of tool calls does by itself; some choose their own."""
 TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -242,7 +240,7 @@ class Preset(Backend, ABC):
             "tokenizer": None if source.conversion else model.tokenizer,
             "model": model.name if "model" in self.server.flags else None,
             "context_length": model.context_length,
-            "tool_calls": None if model.tool_call_parser in UNASKED else model.tool_call_parser.value,
+            "tool_calls": model.tool_call_parser.asked,
             **{name: size if size > 1 else None for name, size in sizes.items()},
             "data_parallel": self.data_parallel if self.data_parallel > 1 else None,
             "dtype": self._dtype(deployment, source),

@@ -46,6 +46,11 @@ class ToolCallParser(Enum):
     granite = "granite"
     none = "none"
 
+    @property
+    def asked(self) -> str | None:
+        """Return the form to tell another program's server; None for ``auto`` and ``none``, which it decides."""
+        return None if self in (ToolCallParser.auto, ToolCallParser.none) else self.value
+
 
 @component("model/model")
 class Model:

@@ -6,8 +6,10 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,7 @@ from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.engines.none import Nothing
-from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism, ToolCallParser
 
 
 def deployment(folder: Path) -> Deployment:
@@ -201,6 +203,21 @@ def test_a_server_that_hangs_has_a_deadline(tmp_path: Path) -> None:
 def test_a_url_that_is_none(tmp_path: Path, url: str) -> None:
     with pytest.raises(UserError, match=r"backend.url=.*expected http\(s\)://host"):
         External(url).plan(deployment(tmp_path), allocate())
+
+
+@pytest.mark.parametrize(
+    ("key", "changed"),
+    [
+        ("model.path", {"model": Model(path="x")}),
+        ("model.tool_call_parser", {"model": Model(tool_call_parser=ToolCallParser.hermes)}),
+        ("parallelism", {"parallelism": Parallelism(tensor=2)}),
+    ],
+)
+def test_a_setting_that_the_server_is_started_with_is_refused(
+    key: str, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"^{key}: has no effect with backend=external"):
+        External("http://127.0.0.1:1/v1").plan(replace(deployment(tmp_path), **changed), allocate())
 
 
 def test_several_processes_are_refused_where_one_does_all() -> None:

@@ -30,7 +30,8 @@ class Command(Backend):
     The command is split into arguments as a shell does, but no shell runs it. Names in braces are replaced:
 
     - ``{host}`` and ``{port}``: the address ``host`` and the ``port`` where the server must listen (0: any free one)
-    - ``{model}`` (`model.name`), ``{checkpoint}`` (`model.path`), ``{tokenizer}``, ``{context_length}``
+    - ``{model}`` (`model.name`), ``{checkpoint}`` (`model.path`), ``{tokenizer}``, ``{context_length}``,
+      ``{tool_call_parser}``
     - ``{tensor}``, ``{pipeline}``, ``{context}``, ``{expert}`` of `parallelism`
     - ``{gpus}``: the number of GPUs
 

@@ -9,7 +9,7 @@ from launcher.core.errors import UserError
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
-from launcher.settings.model import Model, Parallelism
+from launcher.settings.model import Model, Parallelism, ToolCallParser
 
 
 def names(command: str) -> set[str]:
@@ -32,6 +32,7 @@ def values(deployment: Deployment, allocation: Allocation, host: str, port: int 
         "checkpoint": _local(model.path),
         "tokenizer": model.tokenizer,
         "context_length": model.context_length,
+        "tool_call_parser": model.tool_call_parser.asked,
         "tensor": parallelism.tensor,
         "pipeline": parallelism.pipeline,
         "context": parallelism.context,
@@ -44,6 +45,7 @@ SETTINGS = {
     "checkpoint": "model.path",
     "tokenizer": "model.tokenizer",
     "context_length": "model.context_length",
+    "tool_call_parser": "model.tool_call_parser",
     "tensor": "parallelism.tensor",
     "pipeline": "parallelism.pipeline",
     "context": "parallelism.context",
@@ -57,9 +59,14 @@ def check(command: str, model: Model, parallelism: Parallelism) -> None:
     for name, key in SETTINGS.items():
         group, _, field = key.partition(".")
         holder = model if group == "model" else parallelism
-        value = getattr(holder, field)
-        if value != getattr(type(holder)(), field) and name not in names(command):
+        value = _told(getattr(holder, field))
+        if value != _told(getattr(type(holder)(), field)) and name not in names(command):
             raise UserError(f"{key}={value}: {{{name}}} is not in backend.command, so the server would not get it")
+
+
+def _told(value: Json | ToolCallParser) -> Json:
+    """Return what a server is told of a setting."""
+    return value.asked if isinstance(value, ToolCallParser) else value
 
 
 def _local(path: str) -> str:

@@ -9,7 +9,7 @@ from launcher.core.errors import UserError
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.engines.none import Nothing
-from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism, ToolCallParser
 
 
 def filled(command: str, model: Model | None = None, parallelism: Parallelism | None = None) -> list[str]:
@@ -65,9 +65,22 @@ def test_what_is_no_command_is_one_line(command: str, said: str) -> None:
         (Model(context_length=99), Parallelism(), r"model.context_length=99: \{context_length\}"),
         (Model(), Parallelism(tensor=2), r"parallelism.tensor=2: \{tensor\}"),
         (Model(), Parallelism(pipeline=4), r"parallelism.pipeline=4: \{pipeline\}"),
+        (
+            Model(tool_call_parser=ToolCallParser.hermes),
+            Parallelism(),
+            r"parser=hermes: \{tool_call_parser\} is not in",
+        ),
     ],
 )
 def test_what_is_set_must_reach_the_server(model: Model, parallelism: Parallelism, said: str) -> None:
     with pytest.raises(UserError, match=said):
         argv_template.check("serve --port {port}", model, parallelism)
-    argv_template.check("{checkpoint} {context_length} {tensor} {pipeline}", model, parallelism)
+    argv_template.check("{checkpoint} {context_length} {tensor} {pipeline} {tool_call_parser}", model, parallelism)
+
+
+def test_a_parser_of_tool_calls_is_told_where_one_is_named() -> None:
+    command = "serve --tool-call-parser {tool_call_parser}"
+    assert filled(command, Model(tool_call_parser=ToolCallParser.hermes))[-1] == "hermes"
+    with pytest.raises(UserError, match=r"\{tool_call_parser\} has no value; set model.tool_call_parser"):
+        filled(command)
+    argv_template.check("serve", Model(tool_call_parser=ToolCallParser.none), Parallelism())
