@@ -20,6 +20,7 @@ from launcher import __version__
 from launcher.cli import commands, help_page
 from launcher.cli.arguments import expand_arguments
 from launcher.cli.compose import Composition
+from launcher.cli.composed_once import composed_once
 from launcher.cli.composition_crashes import describe_crash, refused_folder
 from launcher.cli.config_errors import describe
 from launcher.cli.jobs import RunContext, job, watch_several
@@ -114,7 +115,8 @@ def _launched(line: CommandLine, allocation: Allocation) -> int:
             return job(config if isinstance(config, Composition) else Composition.current(config), context)
 
         expanded = expand_arguments(line, Path(scratch))
-        with unscored_sweep_explained(), _argv(expanded.arguments), including(expanded):
+        once = composed_once(swept="multirun" in expanded.flags)
+        with unscored_sweep_explained(), _argv(expanded.arguments), including(expanded), once:
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(SweepCallback.codes, default=0)
 
