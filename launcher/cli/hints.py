@@ -119,8 +119,10 @@ def for_key(full_key: str, chosen: Sequence[str]) -> str:
         others = " and others" if len(owners) > MOST else ""
         return f"{name} is a key of {' and '.join(path.replace('/', '=') for path in owners[:MOST])}{others}"
     found = [key for key in _keys(Run, "") if key.rpartition(".")[2] == name and not key.startswith(LISTED)]
-    found.sort(key=lambda key: not key.startswith("evaluate."))
-    return f"did you mean {' or '.join(found[:MOST])}?" if found and not head else ""
+    found.sort(key=lambda key: (key.startswith("convert."), not key.startswith("evaluate.")))
+    return (
+        f"did you mean {' or '.join(found[:MOST])}?" if found and head != "backend" and f"{head}." not in LISTED else ""
+    )
 
 
 def _names(kind: type) -> set[str]:

@@ -58,6 +58,10 @@ def submitted(folder: Path) -> Path:
         (["clean", "--older-than", "-1"], ["clean: --older-than=-1: expected a number of days, 0 or more"]),
         (["clean", "--older-than", "x"], ["clean: --older-than=x: expected a number"]),
         (["convert", "a", "convert.format=hf"], ["convert: FOLDER is missing beside the setting convert.format=hf"]),
+        (
+            ["logs", "a", "--level", "warn"],
+            ["logs: --level=warn: expected one of debug, info,", "(did you mean warning?)"],
+        ),
         (["help", "evalute"], ["(did you mean evaluate?)"]),
         (["help", "comprae"], ["(did you mean compare?)"]),
         (["clean", "--older-than", "nan"], ["clean: --older-than=nan: expected a number of days, 0 or more"]),

@@ -200,7 +200,12 @@ def test_a_mode_that_is_none(mode: str, told: str, folder: Path) -> None:
             "nowhere: no such folder; expected that of a finished run, or of a sweep",
         ),
         (["gate", "t", "--policy", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
-        (["view", "nowhere"], "view: nowhere: no such folder; expected one with runs, such as outputs"),
+        (["view", "file"], "view: file: it is a file; expected a folder with runs, such as outputs"),
+        (
+            ["eval", "tiny", "engine.dtype=bf16"],
+            "engine.dtype: no such key; did you mean optimizations.dtype or convert.dtype?",
+        ),
+        (["view", "nowhere"], "view: nowhere: no such folder; expected a folder with runs, such as outputs"),
         (["logs", "t"], "t: there are no logs; expected the folder of a run"),
         (["status", "t"], "t: no job was submitted for this folder"),
         (["score", "t"], "run=t: not a run folder"),

@@ -103,6 +103,8 @@ INSTEAD = {
 UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (--[\w-]+)")
 NO_NUMBER = re.compile(r"argument (--[\w-]+): invalid (?:float|int) value: '(.*)'")
 """How argparse says that an option takes a number."""
+NO_CHOICE = re.compile(r"argument (--[\w-]+): invalid choice: '(.*)' \(choose from (.*)\)")
+"""How argparse says that an option takes one of several words."""
 ELSEWHERE = {
     "run": "launcher eval TARGET",
     "evaluate": "launcher eval TARGET",
@@ -245,6 +247,11 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = NO_NUMBER.sub(r"\1=\2: expected a number", message)
+        if found := NO_CHOICE.fullmatch(message):
+            option, value, choices = found.groups()
+            close = difflib.get_close_matches(value, known := re.findall(r"\w+", choices), n=1)
+            message = f"{option}={value}: expected one of {', '.join(known)}"
+            message += f" (did you mean {close[0]}?)" if close else ""
         usage = " ".join(self.format_usage().split())
         raise UserError(f"{self.prog.removeprefix('launcher ')}: {message}{self._meant(message)}; {usage}")
 

@@ -23,8 +23,8 @@ def run(arguments: Sequence[str]) -> int:
     folders = [Path(each) for each in given.folders] or [Path(each) for each in DEFAULT]
     for folder, text in zip(folders, given.folders, strict=False):
         if not text or not folder.is_dir():
-            what = "no such folder" if text else "is empty"
-            raise UserError(f"view: {text or 'FOLDER'}: {what}; expected one with runs, such as outputs")
+            what = "it is a file" if folder.is_file() else "no such folder" if text else "is empty"
+            raise UserError(f"view: {text or 'FOLDER'}: {what}; expected a folder with runs, such as outputs")
     from launcher.view.serve import served
 
     try:
