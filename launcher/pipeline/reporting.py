@@ -103,6 +103,8 @@ def _finish(
         _publish_or_end(record, exit_status, folder)
     except KeyboardInterrupt:
         told = f"interrupted while the report was being written; resume={folder} writes it, and asks no sample again"
+        if hooks:
+            told += "; then the adapters do what they do after a run"
         exit_status.end(exit_status.code or INTERRUPTED, "interrupted", told)
         return
     except BaseException:

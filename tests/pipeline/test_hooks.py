@@ -116,8 +116,13 @@ def test_ctrl_c_while_the_report_is_written_says_what_writes_it(tmp_path, capsys
     monkeypatch.setattr("launcher.pipeline.reporting.publish", interrupted)
     exit_status, left = ended(tmp_path, [hook], None)
     assert (exit_status.code, exit_status.status, left) == (130, "interrupted", None)
-    assert f"interrupted while the report was being written; resume={tmp_path} writes it" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"interrupted while the report was being written; resume={tmp_path} writes it" in said
+    assert "then the adapters do what they do after a run" in said
     assert hook.called == []
+    monkeypatch.undo()
+    ended(tmp_path, [hook], None)
+    assert len(hook.called) == 1, "the resumed session calls it"
 
 
 def test_ctrl_c_ends_the_hooks_and_keeps_the_result(tmp_path, capsys):
