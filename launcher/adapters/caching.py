@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from launcher.adapters.base import Adapter, Downstream, Part, closing, counting
 from launcher.adapters.forgetting import on_failure
+from launcher.adapters.line_writer import is_path
 from launcher.adapters.response_store import ResponseStore, digest_of
 from launcher.core.console import to_stderr
 from launcher.core.errors import AdapterError, UserError
@@ -71,8 +72,8 @@ class Caching(Adapter):
     max_gib: Positive = 10.0
 
     def __post_init__(self) -> None:
-        if not self.folder:
-            raise UserError("adapters.caching.folder is empty; a folder is needed")
+        if not self.folder or not is_path(self.folder):
+            raise UserError(f"adapters.caching.folder is '{self.folder}'; a folder is needed")
         self._store: ResponseStore | None = None
         self._downstream: Json = None
         self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()

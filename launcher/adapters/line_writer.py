@@ -19,12 +19,18 @@ from launcher.core.types import Json
 
 SECRET = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
 """Names of headers whose values are never written."""
+OTHER_VALUES = frozenset({"true", "false", "null"})
 
 
 def check_file(file: str, key: str) -> None:
     """Raise `UserError`, which names the setting, unless ``file`` is the name of a file without a folder."""
-    if not file or Path(file).name != file:
+    if not file or Path(file).name != file or not is_path(file):
         raise UserError(f"{key} is '{file}'; a file name without a folder is needed")
+
+
+def is_path(text: str) -> bool:
+    """Tell whether a text can be meant as a path, and not as a list, a mapping, or another value in its place."""
+    return text.isprintable() and text[:1] not in ("[", "{", "-") and text not in OTHER_VALUES
 
 
 def check_files(adapters: Iterable[Adapter], prefix: str) -> None:

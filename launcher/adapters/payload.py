@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from typing import Any
 
 from launcher.adapters.base import Edit, Imposed, Part
-from launcher.core.errors import AdapterError
+from launcher.core.credentials import HEADER
+from launcher.core.errors import AdapterError, UserError
 from launcher.core.redaction import reveal
 from launcher.core.types import Request
 from launcher.settings.component import component
@@ -43,6 +44,8 @@ class Payload(Edit):
     headers_env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for group in ("add_headers", "headers_env", "remove_headers"):
+            check_headers(getattr(self, group), f"adapters.payload.{group}")
         self._in_body = bool(self.add or self.remove or self.rename or self.add_env)
         self._only_adds = bool(self.add) and not (self.remove or self.rename or self.add_env)
         self._in_headers = bool(self.add_headers or self.remove_headers or self.headers_env)
@@ -94,6 +97,13 @@ class Payload(Edit):
         added = self.add_headers | _revealed(self.headers_env, "headers_env")
         gone = {name.lower() for name in [*self.remove_headers, *added]}
         return {name: value for name, value in headers.items() if name.lower() not in gone} | added
+
+
+def check_headers(names: Iterable[str], key: str) -> None:
+    """Refuse what is no name of a header. Raises `UserError`."""
+    for name in names:
+        if not HEADER.fullmatch(name):
+            raise UserError(f"{key} has the name '{name}'; a header's name has letters, digits and hyphens: X-Team")
 
 
 def _revealed(variables: Mapping[str, str], group: str) -> dict[str, str]:

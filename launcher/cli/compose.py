@@ -17,6 +17,7 @@ from launcher.cli import hydra_launchers
 from launcher.cli.arguments import override_texts
 from launcher.cli.config_errors import check_emptied, check_ranges, check_repeated, describe, unknown_keys
 from launcher.cli.config_secrets import check_secrets
+from launcher.cli.given_types import check_types
 from launcher.cli.hydra_launchers import SHARED, launcher_keys
 from launcher.cli.lm_eval_options import check_include_path
 from launcher.core.errors import UserError
@@ -58,6 +59,7 @@ class Composition:
         check_secrets(self._config)
         check_emptied(self._config, self.overrides)
         check_repeated(self.overrides)
+        check_types(CommandLine.of(self.overrides))
         check_include_path(self._config, CommandLine.of(self.overrides))
         hydra_launchers.check(keys, submitted=is_submitted(self._config))
         search_beside(_option_folders(self._hydra))

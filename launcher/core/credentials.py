@@ -18,6 +18,8 @@ from launcher.core.redaction import MIN_LENGTH, hide
 from launcher.core.types import Json
 
 NOT_SHOWN = "the value may be a secret, and is not shown"
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A name of a header (RFC 9110, 5.1)."""
 
 WORDS = frozenset(
     {"password", "passwd", "passphrase", "pwd", "secret", "apikey", "credential", "credentials", "authorization"}
@@ -361,7 +363,11 @@ def _remedy(path: KeyPath) -> str:
     if path.key == "proxy.authorization":
         return "expected one of replace, forward, remove"
     if path.header:
+        if not HEADER.fullmatch(path.name):
+            return f"'{path.name}' is no name of a header, which has letters, digits and hyphens: X-Team"
         return f"export it, and name the variable: {path.beside('headers_env')}"
+    if path.name in ("add_headers", "headers"):
+        return f"export it, and name the variable: +{path.key.rpartition('.')[0]}.headers_env.X-Team=MY_VARIABLE"
     if path.kind == "add":
         return f"export it, and name the variable: {path.beside('add_env')}"
     if path.kind == "environment":

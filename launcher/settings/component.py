@@ -66,6 +66,8 @@ def check_numbers(settings: Any, key: str) -> None:
         check_finite(value, f"{key}.{name}")
         if name in limits:
             limits[name].check(f"{key}.{name}", value)
+        if key.startswith("adapters.") and isinstance(value, list) and "" in value:
+            raise UserError(f"{key}.{name} has an empty entry; leave it out, or give a text")
         if is_dataclass(value):
             check_numbers(value, f"{key}.{name}")
 

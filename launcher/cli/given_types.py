@@ -1,0 +1,51 @@
+"""Refuses values of adapters' options that OmegaConf would turn into values of another type without a word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from hydra.core.override_parser.types import ChoiceSweep, Override
+
+from launcher.cli.setting_pages import type_at
+from launcher.core.errors import UserError
+from launcher.core.types import Json
+from launcher.settings.overrides import CommandLine, key_of
+
+ADAPTERS = re.compile(r"(?:judge\.)?(adapters\.\w+\.\w+)")
+
+
+def check_types(line: CommandLine) -> None:
+    """Refuse a truth value for a text, a number for a truth value, and a text that reads as another number.
+
+    Raises `UserError`. OmegaConf makes ``True`` of ``true`` where a text is due, and true of -1.
+    """
+    for override in line.overrides:
+        found = ADAPTERS.fullmatch(key_of(override))
+        if found is not None and not override.is_delete():
+            for value in _values(override):
+                _check(key_of(override), type_at(found[1]), value, str(override.input_line).partition("=")[2])
+
+
+def _check(key: str, kind: str, value: Json, written: str) -> None:
+    one_kind = kind.removesuffix(" or null")
+    if one_kind == "bool" and isinstance(value, int | float) and not isinstance(value, bool):
+        raise UserError(f"{key}={written}: expected true or false")
+    if one_kind == "str" and isinstance(value, bool | int | float) and str(value) != written.strip():
+        raise UserError(f"{key}={written}: a text is due; quote it, so that it stays as it is: {_quoted(key, written)}")
+    entries = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
+    if one_kind in ("list[str]", "dict[str, str]") and any(isinstance(each, bool | list | dict) for each in entries):
+        form = "[a,b]" if one_kind == "list[str]" else "{a: b}"
+        raise UserError(f"{key}: an entry is no text; expected texts, such as {form}")
+
+
+def _quoted(key: str, written: str) -> str:
+    return f"\"{key}='{written.strip()}'\""
+
+
+def _values(override: Override) -> Iterator[Json]:
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        yield from (getattr(each, "text", each) for each in value.list)
+    else:
+        yield value
