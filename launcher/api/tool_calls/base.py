@@ -100,6 +100,11 @@ class ToolCallFormat(ABC):
     elements: Elements | None = None
     """How arguments are written that are no JSON object; a call of those is passed on when it is whole."""
 
+    @property
+    def end_marks(self) -> tuple[str, ...]:
+        """Texts without a new one of which `end` returns what it did before; none where any text may end the calls."""
+        return ()
+
     @abstractmethod
     def end(self, block: str) -> int | None:
         """Return where the calls end that ``block`` begins with; None as long as they go on."""

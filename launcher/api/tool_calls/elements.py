@@ -31,6 +31,10 @@ class OfElements(ToolCallFormat):
 
     marks = (OPEN,)
 
+    @property
+    def end_marks(self) -> tuple[str, ...]:
+        return (*self.marks, self._close)
+
     def end(self, block: str) -> int | None:
         first = self._first(block)
         following = -1 if first is None else block.find(self.marks[0], first)

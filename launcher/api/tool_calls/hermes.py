@@ -20,6 +20,10 @@ class Hermes(ToolCallFormat):
     more_marks = (CLOSE,)
     frame = Frame("", f'{OPEN}\n{{"name": "', '", "arguments": ', f"}}\n{CLOSE}", "\n", "")
 
+    @property
+    def end_marks(self) -> tuple[str, ...]:
+        return (CLOSE,)
+
     def end(self, block: str) -> int | None:
         at = block.find(CLOSE)
         while at >= 0 and _in_string(block[len(OPEN) : at]):

@@ -32,6 +32,8 @@ class Reader:
     _said: bool = False
     """Whether there is content."""
     _ids: set[str] = field(default_factory=set)
+    _searched: int = 0
+    """So many characters of the text, which begins with calls, have no end of them."""
 
     def read(self, delta: TextDelta) -> None:
         self._text += delta.text
@@ -82,9 +84,10 @@ class Reader:
         begins = self._text.startswith((*self.format.marks, *filter(None, [self.format.bare])))
         if not begins:
             return False
-        end = self.format.end_at_last(self._text) if final else self.format.end(self._text)
+        end = self._end_of_calls(final)
         if end is None and not final:
             return False
+        self._searched = 0
         block, self._text = self._text[:end], "" if end is None else self._text[end:]
         try:
             calls = self.format.calls(block, self.tools)
@@ -99,6 +102,19 @@ class Reader:
         for call in taken:
             self._call(delta, call)
         return True
+
+    def _end_of_calls(self, final: bool) -> int | None:
+        """Return where the calls end that the text begins with; searched for only where new text may tell."""
+        if final:
+            return self.format.end_at_last(self._text)
+        marks = self.format.end_marks
+        start = max(0, self._searched - max(map(len, marks), default=0))
+        if marks and not any(mark in self._text[start:] for mark in marks):
+            self._searched = len(self._text)
+            return None
+        end = self.format.end(self._text)
+        self._searched = len(self._text)
+        return end
 
     def _call(self, delta: TextDelta, call: Call) -> None:
         self._blank, self._behind_call = "", True

@@ -20,6 +20,10 @@ class OfSection(ToolCallFormat):
     _head: re.Pattern[str]
     _tail: re.Pattern[str]
 
+    @property
+    def end_marks(self) -> tuple[str, ...]:
+        return (self._close,)
+
     def end(self, block: str) -> int | None:
         at = block.find(self._close)
         while at >= 0 and self._is_within(block[:at]):

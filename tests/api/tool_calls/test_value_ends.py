@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -13,13 +13,14 @@ from llguidance import LLMatcher
 from launcher.api.detokenizer import TextDelta
 from launcher.api.request_schema import Function
 from launcher.api.structured import _bytes
+from launcher.api.tool_calls.base import ToolCallFormat
 from launcher.api.tool_calls.dsml import DSML
 from launcher.api.tool_calls.element_grammar import NotHeld
 from launcher.api.tool_calls.formats import format_of
 from launcher.api.tool_calls.grammar import chosen
 from launcher.api.tool_calls.reading import Reader
 from launcher.api.tool_calls.request import ToolUse
-from tests.api.tool_calls.test_elements import EMPTY, LISTS, WRITERS, all_of, dsml, qwen, reader
+from tests.api.tool_calls.test_elements import EMPTY, LISTS, TOOLS, WRITERS, all_of, dsml, qwen, reader
 from tests.api.tool_calls.test_reading import calls_of, cut_at, cuts, read
 from tests.fuzzing import examples
 
@@ -245,3 +246,29 @@ def test_the_form_that_says_what_is_a_text_holds_schemas_that_others_refuse() ->
         text = dsml(("f", {"either": "x", "listed": 1, "any": ""} | wrong))
         matcher = LLMatcher(_bytes(), use.grammar(), log_level=0)
         assert matcher.try_consume_tokens(list(text.encode())) < len(text.encode())
+
+
+class _Counting:
+    """A form that counts how often it is asked for an end."""
+
+    def __init__(self, form: ToolCallFormat) -> None:
+        self._form, self.asked = form, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._form, name)
+
+    def end(self, block: str) -> int | None:
+        self.asked += 1
+        return self._form.end(block)
+
+
+@pytest.mark.parametrize("form", [*FORMS, "kimi_k2", "deepseek_v31"])
+def test_the_end_is_searched_for_only_behind_new_marks(form: str) -> None:
+    """A long value that holds an end would be read again with each token."""
+    found_format = format_of(form, "")
+    assert found_format is not None
+    calls = [("f", {"text": f"a {found_format.end_marks[-1]} b" + "x" * 500})]
+    counting = _Counting(found_format)
+    found = read(Reader(cast("ToolCallFormat", counting), TOOLS), [*all_of(form, *calls)])
+    assert calls_of(found) == calls
+    assert counting.asked < 100
