@@ -21,6 +21,7 @@ from launcher.validate.tolerance import Tolerance
 QUOTED = 1000
 """The most characters of a detail, which may quote the server."""
 AFTER = "it needs what the check"
+UNNEEDED = "no task of this run needs it"
 """How the detail of a check begins that was not made because an earlier one failed."""
 UNNEEDED_S = 15.0
 """The longest that a check of an ability takes which no task needs."""
@@ -261,7 +262,7 @@ class CheckDefinition:
         if self.name in context.settings.skip or self.id in context.settings.skip:
             return replace(self._blank("left out by validate.skip"), left_out=True)
         if extent is not Extent.every and not self.base and not self.is_needed(needed):
-            return replace(self._blank("no task of this run needs it; mode=validate checks it too"), unneeded=True)
+            return replace(self._blank(f"{UNNEEDED}; mode=validate checks it too"), unneeded=True)
         base = before.get(self.after or "")
         if base is not None and (base.outcome in (Outcome.failed, Outcome.warning) or base.is_impossible):
             return self._blank(f"{AFTER} '{base.name}' found missing")

@@ -83,6 +83,23 @@ def _folders_compare_as_they_are(tmp_path: Path) -> None:
     assert 'href="../pair/A/report.html"' in (tmp_path / "again/servers.html").read_text()
 
 
+def test_what_a_run_did_not_need_to_check_is_no_difference(
+    servers: list[tuple[Wrapped, Endpoint]], tmp_path: Path
+) -> None:
+    servers[0][0].plant(None)
+    url = servers[0][1].url
+    for name, mode in (("whole", ("mode=validate", "tasks=[]")), ("part", ("tasks=[addition]", "evaluate.limit=1"))):
+        run = (*mode, "backend=external", f"backend.url={url}", f"hydra.run.dir={name}", "evaluate.min_coverage=0")
+        assert launch_here(tmp_path, *run).returncode == 0
+    done = launch_here(tmp_path, "check", "whole", "part", "hydra.run.dir=pair")
+    found = json.loads((tmp_path / "pair/servers.json").read_text())
+    assert found["differences"] == [], done.stderr
+    whole, part = (one["counts"] for one in found["servers"])
+    assert part["not needed"] > 10
+    assert "not needed" not in whole
+    assert f"{part['not needed']} not made, as no task of its run needs them" in found["verdict"][1]
+
+
 def test_a_server_without_a_valid_certificate_is_not_measured(
     servers: list[tuple[Wrapped, Endpoint]], tmp_path: Path
 ) -> None:

@@ -13,11 +13,13 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Outcome
 from launcher.report import formatting, results
 from launcher.report.schema import LoadEntry, ResultsFile
-from launcher.validate.check import AFTER
+from launcher.validate.check import AFTER, UNNEEDED
 from launcher.verdict.servers import speed
 from launcher.verdict.servers.schema import VERSION, DifferenceEntry, FailedCheck, RatioEntry, ServerEntry, ServersFile
 
 FACTS = ("engine", "version", "dtype", "context_length", "quantization", "weights", "parameters")
+NOT_MADE = "not needed"
+"""The key of the counts for checks that no task of a run needed."""
 OFTEN = 1.05
 """Lengths that differ by more than this factor are said."""
 
@@ -49,7 +51,7 @@ def _server(folder: Path, label: str) -> ServerEntry:
         url=endpoint["url"] if endpoint else "unknown",
         model=endpoint["model"] if endpoint else "unknown model",
         valid=None if certificate is None else bool(certificate["valid"]),
-        counts=dict(certificate["counts"]) if certificate else {},
+        counts=_counts(certificate) if certificate else {},
         failed=list(_failed(certificate)),
         facts={name: found["engine"][name] for name in FACTS if found["engine"].get(name) is not None},
         load=_load(found),
@@ -62,6 +64,20 @@ def _certificate(folder: Path) -> Json:
     if found is not None and not (isinstance(found, dict) and isinstance(found.get("checks"), list)):
         raise UserError(f"{RunFolder(folder).certificate}: not what a validation has written")
     return found
+
+
+def _counts(certificate: Json) -> dict[str, int]:
+    """Return the number of checks by outcome, those apart that no task of the run needed."""
+    counts: dict[str, int] = dict(certificate["counts"])
+    unneeded = sum(_is_unneeded(check) for check in certificate["checks"])
+    if unneeded:
+        counts[Outcome.not_applicable.value] -= unneeded
+        counts[NOT_MADE] = unneeded
+    return counts
+
+
+def _is_unneeded(check: Json) -> bool:
+    return bool(check["detail"].startswith(UNNEEDED))
 
 
 def _load(found: ResultsFile) -> LoadEntry | None:
@@ -77,15 +93,18 @@ def _failed(certificate: Json) -> Iterator[FailedCheck]:
 def _differences(folders: Sequence[Path], servers: Sequence[ServerEntry]) -> Iterator[DifferenceEntry]:
     """Yield the checks that did not end the same at all servers that have a certificate.
 
-    Those that were not made because an earlier one failed only follow from it.
+    Those that were not made because an earlier one failed only follow from it. Those that the run of one server did not
+    need say nothing of it.
     """
     made = {one["label"]: _certificate(folder) for one, folder in zip(servers, folders, strict=True)}
     checks = {label: {check["id"]: check for check in found["checks"]} for label, found in made.items() if found}
     for name in dict.fromkeys(name for each in checks.values() for name in each):
         here = {label: each[name] for label, each in checks.items() if name in each}
+        unneeded = [label for label, check in here.items() if _is_unneeded(check)]
+        here = {label: check for label, check in here.items() if label not in unneeded}
         outcomes = {label: check["outcome"] for label, check in here.items()}
         follows = any(check["detail"].startswith(AFTER) for check in here.values())
-        if not follows and (len(set(outcomes.values())) > 1 or len(here) < len(checks)):
+        if here and not follows and (len(set(outcomes.values())) > 1 or len(here) + len(unneeded) < len(checks)):
             yield DifferenceEntry(
                 id=name,
                 name=next(iter(here.values()))["name"],
@@ -103,6 +122,8 @@ def _certified(server: ServerEntry) -> str:
     if server["valid"]:
         spared = counts.get(Outcome.not_applicable.value, 0)
         rest = f", {spared} not applicable" if spared else ""
+        if unneeded := counts.get(NOT_MADE):
+            rest += f", {unneeded} not made, as no task of its run needs them"
         return f"{label} has a valid certificate: {passed} passed, {warned}{rest}"
     names = ", ".join(check["name"] for check in server["failed"])
     return f"{label} failed its certificate: {names}"
