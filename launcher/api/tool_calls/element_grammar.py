@@ -37,7 +37,8 @@ def free_rules(rule: str, elements: Elements, end: str, literal: Literal) -> lis
         marks, rest = PARTS.findall(end), end.rpartition(">")[2]
         lines.append(f"{rule}s: {rule}t {literal(rest)}")
         return [*lines, _until(f"{rule}t", ANY, [elements.line + elements.close, *marks], literal)]
-    argument = f"/[^<>\\n]+/ ({literal(elements.value)} | {literal(elements.other or elements.value)}) {rule}v"
+    values = f"{literal(elements.value)} | {literal(elements.other or elements.value)}"
+    argument = f'/[^<>"\\n]+/ ({values}) {rule}v'
     value = _until(f"{rule}v", ANY + _escaped(elements.line), [elements.close], literal)
     return [*lines, f"{rule}s: {argument} /{SPACE}/ ({begin} {rule}s | {literal(end)})", value]
 
@@ -209,9 +210,8 @@ def _until(rule: str, pattern: str, ends: Sequence[str], literal: Literal, witho
         return f"{rule}[suffix=/{lead}/]: /{pattern}/{_not(without)}"
     optional = "?" if not lead and re.fullmatch(pattern, "") else ""
     name = rule.upper()
-    return (
-        f"{rule}: {name}{optional} {behind}\n{name}: /{pattern}{lead}/{_not([*without, ANY + _escaped(ends[0]) + ANY])}"
-    )
+    spelled = [ANY + _escaped(ends[0]) + ANY] if "<[" in literal(ends[0]) else []
+    return f"{rule}: {name}{optional} {behind}\n{name}: /{pattern}{lead}/{_not([*without, *spelled])}"
 
 
 def _up_to_token(ends: Sequence[str], literal: Literal) -> tuple[str, str]:

@@ -19,11 +19,13 @@ from launcher.api.request_schema import Function
 from launcher.api.structured import _bytes
 from launcher.api.tool_calls import deepseek, dsml
 from launcher.api.tool_calls.formats import format_of
-from launcher.api.tool_calls.request import ToolUse
+from launcher.api.tool_calls.request import ToolUse, _tokens
 from launcher.checkpoints.tokenizers.chat_template import StoredTemplate
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer
 from launcher.checkpoints.tokenizers.templated import Names
+from launcher.engines.runtime.grammar import Grammars
 from tests.api.runners import client_of
+from tests.api.tool_calls.test_round_trips import written
 from tests.api.tool_model import TEMPLATE, function
 from tests.checkpoints.tokenizer_inputs import backend
 from tests.validate.mock import MockEngine
@@ -119,6 +121,35 @@ async def test_a_chosen_call_of_a_strict_function_is_valid(
         choice = await asked(client, tools=strict, seed=1, parallel_tool_calls=False, **bias)
         assert choice["finish_reason"] in ("tool_calls", "length"), choice
         assert [check(call) for call in choice["message"]["tool_calls"]]
+
+
+@pytest.mark.parametrize(("form", "template"), [each for each in FORMS if each[0] != "pythonic"])
+def test_a_grammar_takes_the_tokens_of_what_templates_write(
+    tokenizer: HuggingFaceTokenizer, form: str, template: str
+) -> None:
+    """Forced, chosen of a strict function, and chosen of another one."""
+    found = format_of(form, template)
+    assert found is not None
+    properties = {"text": {"type": "string"}, "count": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    grammars, marks = Grammars(tokenizer, tokenizer.vocab_size), _tokens(found, tokenizer)
+    for forced, strict in ((True, False), (False, True), (False, False)):
+        if not forced and not found.holds_chosen:
+            continue
+        tools = [Function(name="f", parameters=schema, strict=strict), Function(name="g", strict=True)]
+        grammar = ToolUse(found, tools, marks, forced=forced, single=True).grammar()
+        before = "" if forced or found.bare else "I look. < "
+        for text in ("x", "a\nb", "a < b </ c", "</x>"):
+            call = ("f", {"text": text, "count": 7})
+            answer = mistral_list(call) if (form, template) == ("mistral", "") else written(form, call)
+            constraint = grammars.constraint(grammar)
+            for token in tokenizer.encode(before + answer, special=False):
+                assert constraint.allowed()[token], (answer, tokenizer.token_name(token))
+                constraint.accept(token)
+
+
+def mistral_list(*calls: tuple[str, dict[str, Any]]) -> str:
+    return "[TOOL_CALLS]" + json.dumps([{"name": name, "arguments": arguments} for name, arguments in calls])
 
 
 DEEP = {
