@@ -57,6 +57,8 @@ TOLD = {
 }
 """What only says how the adapter was made: the stored tensors are the result."""
 
+ELSEWHERE = "merge it with peft's merge_and_unload and save the result"
+
 INITIALIZED = (True, False, None, "gaussian", "orthogonal", "eva")
 """Ways to begin the training that leave the base model as it is; others take a part of it away."""
 
@@ -96,11 +98,11 @@ def _refuse(config: Mapping[str, Json], file: Path) -> None:
     if config.get("init_lora_weights") not in INITIALIZED:
         raise CheckpointError(
             f"{file}: init_lora_weights is {shown(config['init_lora_weights'])}, which changes the base model too "
-            "(merge it with peft's merge_and_unload and save the result)"
+            f"({ELSEWHERE})"
         )
     for key, value in config.items():
         if key not in READ | TOLD and value not in (None, False, "", [], {}):
-            raise CheckpointError(f"{file}: {key} is {shown(value)}, which is not merged here (expected none)")
+            raise CheckpointError(f"{file}: {key} is {shown(value)}, which is not merged here ({ELSEWHERE})")
 
 
 def _changes(entries: Mapping[str, Entry], config: Mapping[str, Json], folder: Path) -> Iterator[tuple[str, Change]]:
@@ -145,17 +147,17 @@ class _Module:
 
     def changes(self) -> Iterator[tuple[str, Change]]:
         kinds = set(self._parts)
-        alone = {"bias"} if "lora_embedding_A" in kinds else {"weight", "bias"}
+        alone = {"bias"} if kinds & {"lora_A", "lora_embedding_A"} else {"weight", "bias"}
         for kind in sorted(kinds & alone):
             yield f"{self._name}.{kind}", Replaced(self._shapes[kind], self._reads[kind])
-        rest = kinds - {"bias"}
-        if rest in ({"lora_A", "lora_B"}, {"lora_A", "lora_B", "lora_magnitude_vector"}):
+        rest = kinds - {"bias", "weight"}
+        if rest - {"lora_magnitude_vector"} == {"lora_A", "lora_B"}:
             yield f"{self._name}.weight", self._low_rank()
-        elif rest - {"weight"} == {"lora_embedding_A", "lora_embedding_B"}:
+        elif rest == {"lora_embedding_A", "lora_embedding_B"}:
             yield f"{self._name}.weight", self._embedding()
-        elif rest == {"ia3_l"}:
+        elif rest == {"ia3_l"} and "weight" not in kinds:
             yield from self._scaled()
-        elif rest - {"weight"}:
+        elif rest:
             raise self._wrong(f"has {', '.join(sorted(kinds))} (expected lora_A and lora_B, or ia3_l)")
 
     def _wrong(self, what: str) -> CheckpointError:
@@ -170,8 +172,8 @@ class _Module:
         magnitude = self._reads.get("lora_magnitude_vector")
         if bool(self._config.get("use_dora")) != (magnitude is not None):
             raise self._wrong(f"contradicts use_dora={shown(self._config.get('use_dora'))} of {CONFIG}")
-        shape = (up[0], down[1])
-        return LowRank(shape, self._reads["lora_A"], self._reads["lora_B"], self._scale(down[0]), magnitude)
+        reads, shape = (self._reads["lora_A"], self._reads["lora_B"]), (up[0], down[1])
+        return LowRank(shape, *reads, self._scale(down[0]), magnitude, saved=self._saved(shape))
 
     def _embedding(self) -> LowRank:
         down, up = self._shapes["lora_embedding_A"], self._shapes["lora_embedding_B"]
@@ -179,9 +181,13 @@ class _Module:
             raise self._wrong(f"has lora_embedding_A of shape {list(down)} and lora_embedding_B of {list(up)}")
         reads = self._reads["lora_embedding_A"], self._reads["lora_embedding_B"]
         shape = (down[1], up[0])
+        return LowRank(shape, *reads, self._scale(down[0]), transposed=True, saved=self._saved(shape))
+
+    def _saved(self, shape: tuple[int, int]) -> Read | None:
+        """Return the weight that the adapter brings along, as `peft` does for embeddings and output layers."""
         if self._shapes.get("weight", shape) != shape:
             raise self._wrong(f"has a weight of shape {list(self._shapes['weight'])} (expected {list(shape)})")
-        return LowRank(shape, *reads, self._scale(down[0]), transposed=True, saved=self._reads.get("weight"))
+        return self._reads.get("weight")
 
     def _scale(self, rank: int) -> float:
         file = self._folder / CONFIG

@@ -37,6 +37,8 @@ CASES: dict[str, dict[str, Any]] = {
     "saved": {"r": 4, "target_modules": ["v_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
     "norms": {"r": 4, "target_modules": ["v_proj"], "modules_to_save": ["norm", "input_layernorm"]},
     "embedding": {"r": 4, "target_modules": ["embed_tokens", "q_proj"]},
+    "output": {"r": 4, "target_modules": ["lm_head", "embed_tokens", "q_proj"]},
+    "output_dora": {"r": 4, "target_modules": ["lm_head"], "use_dora": True},
 }
 
 
