@@ -18,7 +18,7 @@ from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
 from launcher.settings.model import Bounds
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|ia3_l)(\.weight)?"
@@ -73,7 +73,8 @@ def read(folder: Path, bounds: Bounds) -> Adapter:
     config = read_json_object(file, bounds)
     _refuse(config, file)
     if not (folder / WEIGHTS).is_file():
-        raise CheckpointError(f"{folder / WEIGHTS}: missing (expected the adapter's weights as safetensors)")
+        pickled = f"; {PICKLED} is a pickle, which may run code: save it again" if (folder / PICKLED).is_file() else ""
+        raise CheckpointError(f"{folder / WEIGHTS}: missing (expected the adapter's weights as safetensors){pickled}")
     entries = read_file(folder / WEIGHTS, bounds)
     changes = dict(_changes(entries, config, folder))
     kind = "DORA" if config.get("use_dora") else str(config["peft_type"])

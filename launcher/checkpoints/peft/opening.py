@@ -23,7 +23,10 @@ def open_adapter(name: str, bounds: Bounds, base: Path) -> Adapter:
     except FileNotFoundError as error:
         raise CheckpointError(f"model.peft={name}: {error}") from error
     if not folder.is_dir():
-        raise CheckpointError(f"model.peft={name}: no such folder (expected {EXPECTED})")
+        problem = (
+            f"a file; the adapter is its folder: model.peft={folder.parent}" if folder.is_file() else "no such folder"
+        )
+        raise CheckpointError(f"model.peft={name}: {problem} (expected {EXPECTED})")
     layout = next((layout for layout in (huggingface, megatron) if layout.matches(folder)), None)
     if layout is None:
         raise CheckpointError(f"model.peft={name}: no adapter in it (expected {EXPECTED})")
@@ -33,11 +36,14 @@ def open_adapter(name: str, bounds: Bounds, base: Path) -> Adapter:
 
 
 def _refuse_other_base(adapter: Adapter, base: Path, bounds: Bounds) -> None:
-    """Refuse an adapter whose base lies on this machine and has other weights; a name proves nothing."""
+    """Refuse an adapter whose base lies on this machine and has other weights; a name proves nothing.
+
+    A base that is no full path is looked for where transformers looks for it, in the working directory.
+    """
     from launcher.checkpoints import detect
 
     trained_on = Path(adapter.base)
-    if not trained_on.is_absolute() or not trained_on.exists() or trained_on.resolve() == base.resolve():
+    if not trained_on.exists() or trained_on.resolve() == base.resolve():
         return
     try:
         same = detect(trained_on, bounds).fingerprint() == detect(base, bounds).fingerprint()

@@ -238,6 +238,28 @@ def test_another_base_on_this_machine_is_refused(tmp_path: Path) -> None:
         opened(base, tmp_path / "adapter")
 
 
+def test_another_base_in_the_working_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = base_of(tmp_path / "base")
+    trained(base, tmp_path / "adapter", **CASES["lora"])
+    tied(tmp_path / "other")
+    changed(tmp_path / "adapter", base_model_name_or_path="other")
+    assert opened(base, tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"it was trained on other, whose files are not those of"):
+        opened(base, tmp_path / "adapter")
+
+
+def test_a_file_of_an_adapter_and_a_pickle_are_named(tmp_path: Path) -> None:
+    base = base_of(tmp_path / "base")
+    trained(base, tmp_path / "adapter", **CASES["lora"])
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    with pytest.raises(CheckpointError, match=rf"a file; the adapter is its folder: model\.peft={tmp_path}/adapter \("):
+        opened(base, file)
+    file.rename(file.with_suffix(".bin"))
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin is a pickle, which may run code: save it again"):
+        opened(base, tmp_path / "adapter")
+
+
 @pytest.mark.parametrize("name", ["awq", "gptq"])
 def test_an_adapter_is_merged_into_a_quantised_base(name: str, tmp_path: Path) -> None:
     plain = quantized(tmp_path, name)
