@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from launcher import __version__
-from launcher.cli import commands, help_page
+from launcher.cli import commands, help_page, hints
 from launcher.cli.arguments import expand_arguments
 from launcher.cli.compose import Composition
 from launcher.cli.composed_once import composed_once
@@ -44,7 +44,7 @@ from launcher.distributed.allocation import Allocation, allocate
 from launcher.distributed.group.agent import run_agent
 from launcher.distributed.group.leader import leading
 from launcher.pipeline.servers import ServerPool
-from launcher.settings.overrides import CommandLine
+from launcher.settings.overrides import CommandLine, NoSetting
 
 if TYPE_CHECKING:
     from launcher.cli.watch_sweep import WatchSweep
@@ -77,6 +77,9 @@ def _caught(arguments: list[str]) -> int:
             return _launched(line, leader)
     except (HydraException, OmegaConfBaseException) as error:
         return fail(describe(error), UserError.exit_code)
+    except NoSetting as error:
+        hint = hints.for_word(error.word)
+        return fail(f"{error}; {hint}" if hint else str(error), error.exit_code)
     except UserError as error:
         return fail_sweep(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from launcher.backends.preset import Preset
+from launcher.cli.options import groups, options_of
 from launcher.core.errors import TaskError
 from launcher.pipeline.config import Run
 from launcher.settings.component import COMPONENTS
@@ -75,6 +76,17 @@ def _is_of_lm_eval(name: str) -> bool:
     except TaskError:
         return False
     return name in found.tasks or name in found.groups or name in found.tags
+
+
+def for_word(word: str) -> str:
+    """Return the settings that a word without a sign seems to mean: an option of a group, or a checkpoint."""
+    holders = [group for group in groups() if "/" not in group and word in options_of(group)]
+    found = [f"{group}=[{word}]" if f"{group}." in LISTED else f"{group}={word}" for group in holders]
+    hint = for_option("tasks", word)
+    found += [hint] if hint.startswith("tasks=") else []
+    if not found and "/" in word or Path(word).is_dir():
+        found.append(_checkpoint(word))
+    return f"did you mean {' or '.join(found[:MOST])}?" if found else ""
 
 
 def for_override(override: str) -> str:

@@ -50,6 +50,14 @@ ELEMENT = re.compile(
 """One value of a sweep: a quoted text, or what stands before the next comma outside of an interpolation."""
 
 
+class NoSetting(UserError):
+    """A word of the command line that sets nothing."""
+
+    def __init__(self, problem: str, word: str) -> None:
+        super().__init__(problem)
+        self.word = word
+
+
 @dataclass(frozen=True)
 class CommandLine:
     """Hydra's flags by name, and its overrides in the order given; a change makes another one."""
@@ -189,7 +197,7 @@ def in_grammar(word: str, sweeps: bool) -> str:
         raise UserError(f"{shown(word)}: no key stands before the sign; expected group=option or key=value")
     if not equals and not name.startswith("~"):
         joined = "; commas join the values of a sweep: key=1,2" if sweeps else ""
-        raise UserError(f"{shown(word)}: expected group=option or key=value; --help lists the groups{joined}")
+        raise NoSetting(f"{shown(word)}: expected group=option or key=value; --help lists the groups{joined}", word)
     if not is_text_key(name) or FUNCTION.fullmatch(value):
         return word
     if not sweeps or name in FOLDERS or name.startswith(("hydra.", "~")):
