@@ -200,8 +200,9 @@ class OutputLog(threading.Thread):
         texts = [text for raw in lines if (text := raw.decode(errors="replace").rstrip("\r\n"))]
         if not texts or self.fault is not None:  # the program must not wait for a full disk
             return
-        now = datetime.now(UTC).timestamp()
-        data = "".join(f"{self._redacted(_dumped(line(t, self._process, level_of(t), now, {})))}\n" for t in texts)
+        common = line("", self._process, "", datetime.now(UTC).timestamp(), {})
+        found = [common | {"level": level_of(text), "event": text} for text in texts]
+        data = self._redacted(redact("".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in found)))
         try:
             with storing(self._path):
                 self._file.write(data.encode("utf-8", "backslashreplace"))
