@@ -26,6 +26,9 @@ class RateLimit(Adapter):
     the answers report in ``usage``. Their number is known only afterwards, so the requests in flight may exceed the
     limit. The next ones then wait. An answer without ``usage`` counts no tokens, and neither does a stream.
 
+    Beside a proxy (``proxy.port`` with ``mode=run``), the evaluation and the proxy have a limit each. The endpoint then
+    gets up to twice as much, and a line says so.
+
     Use it for endpoints with a quota, behind ``retry``, so that repeated requests count too.
 
     Example: ``python launch.py 'adapters=[retry,rate_limit]' adapters.rate_limit.requests_per_minute=60``

@@ -17,7 +17,7 @@ from launcher.core.console import to_stderr
 from launcher.core.redaction import reveal
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint
-from launcher.pipeline.config import Run
+from launcher.pipeline.config import Mode, Run
 from launcher.pipeline.evaluation import deployment_facts
 from launcher.pipeline.record import RunRecord
 from launcher.proxy.settings import Authorization, Proxy
@@ -60,6 +60,9 @@ def proxying(
     with running(run.proxy, listener, mounted, key) as supervisor, _files(supervisor, endpoint, run.proxy, place):
         chain = ", ".join(run.adapters) or "none"
         to_stderr(f"proxy: {supervisor.url} · run {supervisor.run} · adapters {chain}")
+        twice = [name for name, adapter in run.adapters.items() if adapter.sees_all]
+        if run.mode is Mode.run and twice:
+            to_stderr(f"proxy: WARNING: the evaluation and the proxy have their own {', '.join(twice)}")
         if key is not None:
             to_stderr(f"proxy: clients send the key of {run.proxy.api_key_env or place.proxy_key}")
         yield supervisor

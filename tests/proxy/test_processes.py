@@ -383,3 +383,11 @@ def test_sigterm_lets_a_request_end(tmp_path: Path) -> None:
         gate.set()
         assert [line for line in lines if line][-1] == "data: [DONE]"
         until(lambda: not living([worker]))
+
+
+def test_a_run_says_that_its_proxy_has_limits_of_its_own(tmp_path: Path) -> None:
+    words = "engine=echo", "model=none", "tasks=addition", UNVALIDATED, "proxy.port=0", f"hydra.run.dir={tmp_path}/run"
+    limit = "adapters=[rate_limit]", "adapters.rate_limit.requests_per_minute=1e6"
+    done = launch_here(tmp_path, *words, *limit)
+    assert "proxy: WARNING: the evaluation and the proxy have their own rate_limit" in done.stderr
+    assert "WARNING: the evaluation" not in launch_here(tmp_path, *words, "adapters=[retry]").stderr
