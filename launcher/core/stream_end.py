@@ -56,6 +56,11 @@ def is_end(tail: bytes) -> bool:
         return False
 
 
+def is_json_end(tail: bytes) -> bool:
+    """Tell whether a body may be a whole object, or a whole list, in JSON by its last bytes."""
+    return tail.rstrip().endswith((b"}", b"]"))
+
+
 def _last_first(tail: bytes) -> Iterator[bytes]:
     """Yield the data of the events, the last one first."""
     end = len(tail)

@@ -112,6 +112,7 @@ class EditedRelay(Relay):
             return
         self._check_size()
         edits, data = self._edits, self._taken()
+        self.reply.check_end(self, data)
         response = came = response_of(self, seen, data, self.start, edits.read_bytes)
         for place, edit_answer in edits.edits.answering:
             response = edit_answer(self._given[place], response)

@@ -112,6 +112,7 @@ class Exchange:
             events = self._bytes(incoming) if self._passes_bytes else EventStream(self._events(incoming))
             return Response(incoming.status, None, seen.headers, events, latency_s)
         data = await incoming.read(self._upstream.most_bytes(incoming.status))
+        self._reply.check_end(incoming, data)
         read_bytes = self._upstream.max_answer_bytes if self._parts.reads_answer else None
         response = response_of(incoming, seen, data, start, read_bytes)
         if incoming.status < 300:

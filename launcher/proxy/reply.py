@@ -13,12 +13,12 @@ import orjson
 from launcher.asgi.errors import ApiError
 from launcher.core.connections import Arriving
 from launcher.core.errors import Failure, HttpError
-from launcher.core.stream_end import error_in_body, error_in_stream, is_end
+from launcher.core.stream_end import error_in_body, error_in_stream, is_end, is_json_end
 from launcher.core.types import Json
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 CLOSE = b"Connection: close\r\n"
-EVENTS = b"event-stream"
+EVENTS, JSON = b"event-stream", b"application/json"
 MOST_HELD = 64 << 10
 """An event of which more bytes have come is not looked at."""
 WITHOUT_BODY = frozenset({204, 304})
@@ -129,14 +129,16 @@ class Reply:
             self._before_last = self._last = b""
 
     def check_end(self, answer: Arriving, last: bytes = b"") -> None:
-        """Raise `HttpError` for a stream of the endpoint that has no end but that of its connection.
+        """Raise `HttpError` for a stream, or for JSON, of the endpoint that has no end but that of its connection.
 
         ``last`` is what is still to be written of it. A server that dies closes its connections, too.
         """
-        if not answer.until_close or EVENTS not in (answer.header(b"content-type") or b"").lower():
+        if not answer.until_close:
             return
-        if not is_end(self._before_last + self._last + last):
-            raise HttpError(answer.url, "the connection ended before the stream did", Failure.connection)
+        kind, tail = (answer.header(b"content-type") or b"").lower(), self._before_last + self._last + last
+        cut = not is_end(tail) if EVENTS in kind else JSON in kind and not is_json_end(tail)
+        if cut:
+            raise HttpError(answer.url, "the connection ended before the answer did", Failure.connection)
 
     def _taken(self) -> bytes:
         """Return what was collected, as it goes over the wire."""

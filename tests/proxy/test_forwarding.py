@@ -497,6 +497,8 @@ def test_an_error_behind_a_good_status_is_no_good_completion(
     assert tuple(chain) == CHAIN or "the engine died" in caplog.text
 
 
+SHY = Payload(add={"top_p": 1})
+"""Reads no answer."""
 WITHOUT_ERROR = {
     "the word alone": stream(event("error"), event("", "stop"), DONE),
     "a null": stream(event("a")[:-3] + b', "error": null}\n\n', DONE),
@@ -527,6 +529,19 @@ def test_a_stream_that_only_the_connection_ends_needs_an_end_of_its_own(chain: t
             found.read()
         lines = ask(proxy, "GET", "/_proxy/metrics").body.decode().splitlines()
     assert {"launcher_proxy_completions_total 0", "launcher_proxy_completions_lost_total 1"} <= set(lines)
+
+
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), (SHY,), Warm((SHY,))])
+@pytest.mark.parametrize(("body", "is_whole"), [(b'{"choices": [{"text": "a', False), (b'{"choices": []}\n', True)])
+def test_json_that_only_the_connection_ends_has_to_be_whole(
+    body: bytes, is_whole: bool, chain: tuple[Adapter, ...]
+) -> None:
+    steps = [b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n", body, None]
+    with scripted(lambda seen: steps) as server, through(server, chain) as proxy:
+        with streaming(proxy) as found, suppress(http.client.IncompleteRead):
+            assert found.read() != body or is_whole
+        lines = ask(proxy, "GET", "/_proxy/metrics").body.decode().splitlines()
+    assert f"launcher_proxy_completions_total {int(is_whole)}" in lines
 
 
 @pytest.mark.parametrize("steps", WITH_ERROR.values(), ids=WITH_ERROR)
