@@ -99,7 +99,7 @@ def row(server: Server, folder: Path, ours: Mapping[str, Record]) -> str:
         engine.get("dtype", "of the file"),
         f"{scores['capitals']:.4f}" if choices else "-",
         f"{same} of {len(choices)}" if choices else "-",
-        f"{max(apart):.1e}" if apart else "-",
+        (f"{max(apart):.1e}" if max(apart) else "0") if apart else "-",
         *(f"{scores[task]:.4f}" for task in TEXTS),
         f"{sum(text(theirs[key]) == text(ours[key]) for key in texts)} of {len(texts)}",
     ]

@@ -38,6 +38,8 @@ REQUEST_TIMEOUT_S = 30.0
 DRIVER_S = 20.0
 """How much longer than a replica the process that runs them may take to end."""
 TORCH = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16", Dtype.fp16: "float16", Dtype.auto: "auto"}
+OTHER_TYPES = {"--dtype", "--quantization", "-q", "--kv-cache-dtype", "--kv_cache_dtype"}
+"""Arguments by which a server computes, or keeps keys and values, in a type that is not known here."""
 TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -146,7 +148,7 @@ class Preset(Backend, ABC):
                 key,
                 is_builtin=False,
                 exit_reason=process.exit_reason,
-                facts=self._facts(deployment, source),
+                facts=self._facts(deployment, source, allocation),
                 uuid_ids=listing.takes_only_uuids(),
             )
 
@@ -262,12 +264,15 @@ class Preset(Backend, ABC):
         asked = deployment.optimizations.prefix_caching
         return asked if "prefix_caching" in self.server.flags or not asked else None
 
-    def _facts(self, deployment: Deployment, source: ServedCheckpoint) -> dict[str, Json]:
+    def _facts(self, deployment: Deployment, source: ServedCheckpoint, allocation: Allocation) -> dict[str, Json]:
         """Return what is known of the server without asking it."""
+        words = {word.partition("=")[0] for word in self._split("arguments", self.arguments)}
+        dtype = Dtype.auto if words & OTHER_TYPES else source.dtype
         found = {
             "engine": self.server.name,
             "version": installed_version(self._program(), self.server.distribution),
-            "dtype": source.dtype.value if source.dtype is not Dtype.auto else None,
+            "dtype": dtype.value if dtype is not Dtype.auto else None,
+            "precision": "tf32" if dtype is Dtype.fp32 and allocation.gpus else None,
             "context_length": deployment.model.context_length,
             "converted_from": source.converted_from,
             "replicas": self.replicas if self.replicas > 1 else None,

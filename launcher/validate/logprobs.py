@@ -18,6 +18,7 @@ from launcher.validate.check import (
 )
 from launcher.validate.exchange import together
 from launcher.validate.rounding import ROOM, reference, texts, tolerance
+from launcher.validate.tolerance import nats
 
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
@@ -62,7 +63,7 @@ async def equal_to_forward(context: CheckContext) -> Measurement:
     every = [d for differences in found.values() for d in differences]
     worst, median = accepted.worst(every), statistics.median(every)
     detail = (
-        f"largest difference {worst:.1e}, median {median:.1e} over {len(every)} tokens; the tolerance is {accepted}"
+        f"largest difference {nats(worst)}, median {nats(median)} over {len(every)} tokens; the tolerance is {accepted}"
     )
     return Measurement(detail, {"largest_difference": worst, "median_difference": median, "tokens": len(every)})
 

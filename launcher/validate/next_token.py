@@ -31,6 +31,7 @@ from launcher.validate.check import (
 )
 from launcher.validate.exchange import together
 from launcher.validate.rounding import tolerance
+from launcher.validate.tolerance import nats
 
 ID = "next_token"
 SHOT = "Question: What is {0} plus {1}?\nA. {2}\nB. {3}\nAnswer:"
@@ -70,7 +71,8 @@ async def next_token(context: CheckContext) -> Measurement:
     if (complaint := accepted.violation(differences)) is not None:
         raise Failure(f"log-probabilities of next tokens differ {complaint} from those of an echo")
     worst = max(differences)
-    detail = f"{len(pairs)} log-probabilities of next tokens differ from an echo by at most {worst:.1e}"
+    found = f"differ from an echo by at most {nats(worst)}" if worst else "equal those of an echo"
+    detail = f"{len(pairs)} log-probabilities of next tokens {found}; the tolerance is {accepted}"
     return Measurement(detail, {"largest_difference": worst, "tokens": len(pairs)})
 
 

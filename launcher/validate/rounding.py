@@ -48,7 +48,7 @@ async def tolerance(context: CheckContext) -> Tolerance:
 
 
 async def _derived(context: CheckContext) -> Tolerance:
-    engine = EngineFacts.of(await _engine(context))
+    engine = EngineFacts.of({**context.endpoint.facts, **await _engine(context)})
     if context.settings.tolerance is not None:
         return given(context.settings.tolerance, engine.dtype)
     if not context.endpoint.is_builtin:

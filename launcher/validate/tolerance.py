@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 
 from launcher.core.types import Json
 
-EPSILON = {"bf16": 2.0**-7, "fp16": 2.0**-10, "fp32": 2.0**-23, "fp64": 2.0**-52}
-"""The distance from 1 to the next larger number of each type (``torch.finfo(...).eps``)."""
+EPSILON = {"bf16": 2.0**-7, "fp16": 2.0**-10, "tf32": 2.0**-10, "fp32": 2.0**-23, "fp64": 2.0**-52}
+"""The distance from 1 to the next larger number of each type (``torch.finfo(...).eps``). ``tf32`` is that in which
+kernels for a GPU may multiply fp32."""
 WIDER = {"bf16": "fp32", "fp16": "fp32", "fp32": "fp64"}
 """The type of the pass that each is compared with (`launcher.engines.runtime.upcast`)."""
 
@@ -84,6 +85,11 @@ class Tolerance:
         return {key: value if _known(value) else None for key, value in asdict(self).items()}
 
 
+def nats(value: float) -> str:
+    """Return a difference for a certificate."""
+    return f"{value:.1e}" if value else "0"
+
+
 def given(value: float, dtype: str) -> Tolerance:
     return Tolerance(value, value, dtype or "unknown", "given", f"validate.tolerance={value:g}")
 
@@ -139,7 +145,7 @@ class EngineFacts:
 
     @classmethod
     def of(cls, engine: Mapping[str, Json]) -> EngineFacts:
-        dtype, layers = engine.get("dtype"), engine.get("layers")
+        dtype, layers = engine.get("precision") or engine.get("dtype"), engine.get("layers")
         known = dtype if isinstance(dtype, str) and dtype in EPSILON else ""
         return cls(known, layers if isinstance(layers, int) else 0, bool(engine.get("experts")))
 

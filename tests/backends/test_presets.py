@@ -18,6 +18,7 @@ from launcher.backends.sglang import SGLang
 from launcher.backends.vllm import VLLM
 from launcher.checkpoints.export import model as exporting
 from launcher.core.errors import ServerError, UserError
+from launcher.distributed.allocation import Allocation
 from launcher.settings.model import Dtype, Model, Parallelism, ToolCallParser
 from tests.backends.presets import CPU, GPU, PRESETS, TINY, deployment, flags, planned
 from tests.checkpoints.test_gguf import written
@@ -142,6 +143,22 @@ def test_a_server_gets_a_converted_checkpoint_and_says_what_it_is(tmp_path: Path
     assert quiet == "1"
     assert exporting.opened(Model(path=words[0])).layout == "huggingface"
     assert preset.plan(served, CPU)["conversion"]["state"] == "there already"
+
+
+def test_the_type_is_stated_only_where_it_is_known(tmp_path: Path) -> None:
+    served = deployment(tmp_path)
+
+    def facts(arguments: str, allocation: Allocation) -> tuple[Any, Any]:
+        preset = VLLM(arguments=arguments, cache=str(tmp_path / "cache"))
+        found = preset._facts(served, preset._source(served, allocation), allocation)
+        return found.get("dtype"), found.get("precision")
+
+    assert facts("--seed 1", CPU) == ("fp32", None)
+    assert facts("--dtype=bfloat16", CPU) == (None, None)
+    assert facts("--kv-cache-dtype fp8", GPU) == (None, None)
+    assert facts("", GPU) == ("bf16", None)
+    served.optimizations.dtype = Dtype.fp32
+    assert facts("", GPU) == ("fp32", "tf32")  # kernels may multiply fp32 so
 
 
 LOG = """(APIServer pid=1) INFO 11-30 12:00:00 [api_server.py:100] starting

@@ -25,12 +25,16 @@ NAME = "tokens of the file"
 OTHERS = [name for name in certificate.NAMES if name != NAME]
 
 
-async def checked(folder: Path, tokenizer: TemplatedTokenizer, vocabulary: Path | None) -> Check:
+async def checked(
+    folder: Path, tokenizer: TemplatedTokenizer, vocabulary: Path | None, is_builtin: bool = True
+) -> Check:
     runner = EchoAsyncEngine(Echo(), Model("echo"))
     runner.tokenizer = tokenizer  # of the echo engine only what tokenizes is asked
     app = create_app(runner)
     with bind("127.0.0.1", 0) as bound, server_log(folder / "log") as log, serving(app, bound, log, 2.0):
-        endpoint = Endpoint(f"http://127.0.0.1:{bound.getsockname()[1]}/v1", "echo", "inline", "echo")
+        endpoint = Endpoint(
+            f"http://127.0.0.1:{bound.getsockname()[1]}/v1", "echo", "inline", "echo", is_builtin=is_builtin
+        )
         checks = await certificate.validate(endpoint, Validate(skip=OTHERS), frozenset(Capability), vocabulary)
     return next(check for check in checks if check.name == NAME)
 
@@ -79,3 +83,12 @@ async def test_without_a_file_it_does_not_apply(tmp_path: Path) -> None:
     tokenizer_folder(tmp_path / "two" / "a")
     tokenizer_folder(tmp_path / "two" / "b", "llama2")
     assert "several tokenizers" in (await checked(tmp_path, served, tmp_path / "two")).detail
+
+
+async def test_a_server_of_another_program_that_says_its_tokens_is_asked(tmp_path: Path) -> None:
+    folder, other = tokenizer_folder(tmp_path / "m"), tokenizer_folder(tmp_path / "other", "llama2")
+    check = await checked(tmp_path, from_folder(folder), folder, is_builtin=False)
+    assert check.ok, check.detail
+    check = await checked(tmp_path, from_folder(folder), other, is_builtin=False)
+    assert check.ok is False
+    assert f"differs from {other / 'tokenizer.json'} at token" in check.detail

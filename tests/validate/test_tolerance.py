@@ -69,6 +69,8 @@ def test_a_difference_that_is_no_number_is_found() -> None:
     ("told", "dtype", "said"),
     [
         ({"dtype": "fp16"}, "fp16", "as the server reports"),
+        ({"dtype": "fp32"}, "fp32", "as the server reports"),
+        ({"dtype": "fp32", "precision": "tf32"}, "tf32", "as the server reports"),
         ({}, "bf16", "assumed"),
         ({"dtype": "int4"}, "bf16", "assumed"),
     ],
