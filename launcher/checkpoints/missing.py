@@ -49,6 +49,8 @@ def meant(path: Path) -> str:
     files = sorted(path.glob("*.gguf"))[:2]
     if files:
         return f"; it holds {files[0].name}: model.path={files[0]}"
+    if any((path / name).is_file() for name in MARKS):
+        return ""
     folders = sorted(file.parent for name in MARKS for file in path.glob(f"*/{name}"))
     if folders:
         return f"; it holds {folders[0].name}: model.path={folders[0]}"

@@ -77,11 +77,14 @@ def _script(run: Run, slurm: Slurm, console: Console) -> None:
 def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
     deployment = run.deployment(Path())
     check_single_process(run.backend, allocation)
+    engine = run.engine.plan(deployment, allocation)
+    if run.backend.runs_engine:
+        run.engine.check_tokenizer(run.model)
     return {
         "machine": f"{', '.join(allocation.nodes)}: {allocation.cpus} CPUs, {allocation.gpus} GPUs",
         "model": {"name": run.model.name, "checkpoint": _checkpoint(run)},
         "world_size": run.parallelism.world_size,
-        "engine": {"name": name_of(run.engine)} | _engine(run.engine.plan(deployment, allocation)),
+        "engine": {"name": name_of(run.engine)} | _engine(engine),
         "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
         **({"judge": _judge(run.used_judge, allocation)} if run.used_judge is not None else {}),
         "adapters, outermost first": list(run.adapters),

@@ -48,6 +48,9 @@ class Auto(BatchedEngine):
     def check_packages(self, model: Model) -> None:
         self.choose(model).engine.check_packages(model)
 
+    def check_tokenizer(self, model: Model) -> None:
+        self.choose(model).engine.check_tokenizer(model)
+
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         choice = self.choose(deployment.model)
         return choice.facts() | choice.engine.plan(replace(deployment, engine=choice.engine), allocation)

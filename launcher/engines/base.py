@@ -200,6 +200,10 @@ class Engine(ABC):
         """Describe, without heavy imports, what `load` would do; raise `UserError` if it would fail."""
         return {}
 
+    def check_tokenizer(self, model: Model) -> None:
+        """Load the tokenizer as `load` does, for a plan. Raises `CheckpointError`."""
+        return  # an engine without a model has none
+
     def check_packages(self, model: Model) -> None:
         """Raise `UserError` with the command that installs it where a package is missing that `load` imports."""
         require(f"engine={name_of(self)}", "megatron", self.packages)

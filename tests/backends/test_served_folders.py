@@ -213,6 +213,21 @@ def test_what_llama_cpp_takes_instead_of_a_folder_is_named(folder: Path) -> None
     assert said.endswith("backend=llama_cpp serves a .gguf file as it is: model.path=<file>.gguf")
 
 
+def test_a_path_that_cannot_become_a_folder_is_said_by_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "file").write_text("")
+
+    def said(path: str) -> str:
+        return launch_here(tmp_path, "mode=plan", f"model.path={TINY}", f"convert.path={path}").stderr
+
+    for path in ("link", "link/below"):
+        assert said(path) == f"launcher: convert.path={path}: link is a link to nowhere, which is not there\n"
+    assert said("file") == "launcher: convert.path=file: not a folder\n"
+    assert said("file/below") == "launcher: convert.path=file/below: file is not a folder\n"
+    assert said("new/below") == ""
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_tokenizer_of_a_conversion_is_looked_for(tmp_path: Path) -> None:
     source = Path(shutil.copytree(TINY, tmp_path / "tiny"))
     shutil.rmtree(source / "iter_0000800" / "tokenizer")

@@ -61,6 +61,34 @@ def test_a_data_set_that_is_not_here_is_said_and_not_fetched(tmp_path: Path, mon
         assert where in said
 
 
+TINY = Path(__file__).parents[2] / "launcher" / "assets" / "tiny"
+
+
+def of_another_model(file: Path) -> None:
+    content = json.loads(file.read_text())
+    content["model"]["vocab"] |= {f"word{n}": 1000 + n for n in range(9)}
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("engine", ["auto", "megatron", "huggingface"])
+def test_a_tokenizer_that_cannot_serve_is_said_before_the_weights_are_read(engine: str, tmp_path: Path) -> None:
+    done = launch_here(tmp_path, "mode=convert", f"model.path={TINY}", "convert.path=made")
+    assert done.returncode == 0, done.stderr
+    asked = ["mode=plan", f"engine={engine}", "model=checkpoint", "model.path=made"]
+    file = tmp_path / "made" / "tokenizer.json"
+    assert launch_here(tmp_path, *asked).returncode == 0
+    of_another_model(file)
+    said = launch_here(tmp_path, *asked).stderr
+    assert said == "launcher: made: its tokenizer has 1009 tokens; the model's embedding has 264 rows\n"
+    file.write_text(file.read_text()[:1000])
+    assert "made/tokenizer.json: the tokenizer cannot be read" in launch_here(tmp_path, *asked).stderr
+    file.unlink()
+    assert launch_here(tmp_path, *asked).stderr.endswith("set model.tokenizer to its folder\n")
+    own = f"model.tokenizer={TINY / 'iter_0000800' / 'tokenizer'}"
+    assert launch_here(tmp_path, *asked, own).returncode == 0
+    assert "no such file or folder" in launch_here(tmp_path, *asked, "model.tokenizer=nowhere").stderr
+
+
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
     """The folder of a run of two samples, with what a scoring reads of it."""

@@ -70,6 +70,7 @@ def test_what_neither_engine_knows_is_one_line(engine: Engine, kind: str, tmp_pa
         CheckpointError, match=f"model_type is '{kind}'.*; engine=huggingface cannot serve it either: "
     ) as caught:
         plan(engine, tmp_path)
+    assert str(caught.value).endswith("backend=vllm or backend=sglang may serve it as it is")
     assert "\n" not in str(caught.value)
 
 

@@ -109,11 +109,13 @@ def _size(file: Path) -> int | None:
 
 
 def check(folder: Path, identity: Identity) -> dict[str, str]:
-    """Return the checksums that a folder has recorded. Raises `UserError` if it is not this conversion's."""
+    """Return the checksums that a folder has recorded. Raises `UserError` if it is not this conversion's.
+
+    So it does for a path that cannot become a folder: a link to nothing, or a place below a file.
+    """
+    _refuse_impossible(folder)
     if not folder.exists() or (folder.is_dir() and all(_is_begun(file) for file in folder.iterdir())):
         return {}
-    if not folder.is_dir():
-        raise UserError(f"convert.path={folder}: not a folder")
     found = read_json(folder / NAME)
     if not isinstance(found, dict) or not isinstance(found.get("identity"), dict):
         raise UserError(f"convert.path={folder}: not empty, and not of a conversion; choose a new folder")
@@ -124,6 +126,16 @@ def check(folder: Path, identity: Identity) -> dict[str, str]:
             )
     files = found.get("sha256")
     return dict(files) if isinstance(files, dict) else {}
+
+
+def _refuse_impossible(folder: Path) -> None:
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and not place.exists():
+            raise UserError(f"convert.path={folder}: {place} is a link to {place.readlink()}, which is not there")
+        if place.exists():
+            if not place.is_dir():
+                raise UserError(f"convert.path={folder}: {'' if place == folder else f'{place} is '}not a folder")
+            return
 
 
 def _is_begun(file: Path) -> bool:

@@ -10,6 +10,7 @@ from launcher.checkpoints.base import Damaged
 from launcher.checkpoints.bounded import check_length, read_json_object
 from launcher.checkpoints.fields import as_list
 from launcher.checkpoints.huggingface.safetensors_index import INDEX, SINGLE, read_file, read_index
+from launcher.checkpoints.tokenizers.huggingface import NO_TOKENIZER
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
 from launcher.settings.model import Bounds
@@ -74,10 +75,7 @@ def check_tokenizer(path: Path, bounds: Bounds, rows: int | None = None) -> None
     if path.is_file():
         check_length(path, bounds)
     elif not any(next(path.glob(pattern), None) for pattern in TOKENIZERS):
-        raise CheckpointError(
-            f"{path}: no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json); "
-            "set model.tokenizer to a folder that has one"
-        )
+        raise CheckpointError(f"{path}: {NO_TOKENIZER}")
     file = path if path.suffix == ".json" else path / "tokenizer.json"
     if file.is_file():
         _check_json(file, bounds, rows)

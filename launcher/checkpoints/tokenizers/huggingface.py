@@ -24,6 +24,10 @@ from launcher.core.tokenizer import byte_name
 from launcher.core.types import Json
 from launcher.settings.model import Bounds
 
+NO_TOKENIZER = (
+    "no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json); set model.tokenizer to its folder"
+)
+
 
 class HuggingFaceTokenizer(TemplatedTokenizer):
     """Any tokenizer whose decoder is byte-level (GPT-2, Llama 3, Qwen) or SentencePiece-like (Llama 2, Gemma).
@@ -131,7 +135,7 @@ def from_folder(folder: Path, bounds: Bounds | None = None) -> TemplatedTokenize
         if (folder / "vocab.json").is_file():
             bounded.check_length(folder / "vocab.json", bounds)
             return _from_class(folder)
-    raise CheckpointError(f"{folder}: no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json)")
+    raise CheckpointError(f"{folder}: {NO_TOKENIZER}")
 
 
 def from_file(file: Path, bounds: Bounds | None = None) -> HuggingFaceTokenizer:

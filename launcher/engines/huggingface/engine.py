@@ -22,7 +22,7 @@ from launcher.engines.runtime.dtypes import BYTES, torch_dtype
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.sizing import BatchedEngine, cache_blocks, checkpoint_path, context_length
 from launcher.engines.runtime.threads import wait_asleep
-from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
+from launcher.engines.runtime.vocabulary import check_tokenizer, open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
 from launcher.settings.model import Dtype, Model, OptimizationStatus, Parallelism
 
@@ -65,6 +65,10 @@ class HuggingFace(BatchedEngine):
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         decision = self.decide(deployment, allocation)
         return self._facts(decision, decision.source.cached_values)
+
+    def check_tokenizer(self, model: Model) -> None:
+        found = _open(model)
+        check_tokenizer(model, found.tokenizer, found.rows)
 
     def fingerprint(self, model: Model) -> str:
         found = _open(model).fingerprint()

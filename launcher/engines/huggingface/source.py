@@ -85,8 +85,9 @@ class Source:
     ``kind`` is its ``model_type``, ``dtype`` that of the stored weights. ``context_length`` in tokens is None where the
     files do not say; ``context_reason`` says why it is less than what they say. ``cached_values`` counts the numbers
     in the keys and values of one token, over all layers; None where only the model itself can tell. ``experts`` is the
-    number of experts of a layer. ``files`` are those that transformers may see, ``unread`` the names of other files of
-    weights. ``tensors`` are the names of the tensors that an answer may depend on.
+    number of experts of a layer, ``rows`` those of the embedding, where they are known. ``files`` are those that
+    transformers may see, ``unread`` the names of other files of weights. ``tensors`` are the names of the tensors that
+    an answer may depend on.
     """
 
     path: Path
@@ -98,6 +99,7 @@ class Source:
     parameters: int
     cached_values: int | None
     experts: int = 0
+    rows: int | None = None
     files: tuple[Path, ...] = ()
     unread: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
@@ -157,6 +159,7 @@ def _from_folder(path: Path, bounds: Bounds) -> Source:
         parameters=numbers,
         cached_values=_cached_values(config),
         experts=_first(config, EXPERTS) or 0,
+        rows=_first(config, ("vocab_size",)),
         files=tuple(_files(path, stored)),
         unread=tuple(unread(path, bounds)),
         tensors=tuple(without(stored)),
@@ -293,6 +296,7 @@ def _from_gguf(path: Path, bounds: Bounds) -> Source:
         parameters=numbers,
         cached_values=_cached_values_gguf(fields, kind),
         experts=_first(fields, (f"{kind}.expert_count",)) or 0,
+        rows=tensors["token_embd.weight"].shape[-1],
         tensors=tuple(name for name in tensors if name != FACTORS),
         bounds=bounds,
     )

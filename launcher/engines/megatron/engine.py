@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from launcher.checkpoints import open_model
 from launcher.checkpoints.base import Checkpoint, NotComputed
 from launcher.checkpoints.claims import parameters
+from launcher.checkpoints.huggingface.foreign import read_config
+from launcher.checkpoints.huggingface.quantization.methods import SERVERS
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
 from launcher.core.units import GIB
@@ -24,7 +27,7 @@ from launcher.engines.runtime.buckets import Buckets
 from launcher.engines.runtime.dtypes import BYTES
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.sizing import BatchedEngine, cache_blocks, checkpoint_path, context_length
-from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
+from launcher.engines.runtime.vocabulary import check_tokenizer, open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
 from launcher.settings.model import Dtype, Model, OptimizationStatus
 
@@ -59,6 +62,10 @@ class Megatron(BatchedEngine):
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         return self._facts(self.decide(deployment, allocation))
+
+    def check_tokenizer(self, model: Model) -> None:
+        checkpoint = open_checkpoint(model)
+        check_tokenizer(model, checkpoint.tokenizer, checkpoint.architecture.vocab_size)
 
     def fingerprint(self, model: Model) -> str | None:
         return open_checkpoint(model).fingerprint() if model.path else None
@@ -197,4 +204,16 @@ def open_checkpoint(model: Model) -> Checkpoint:
         obstacle = supported_models.unsupported_reason(path, model.bounds)
         if obstacle is None:
             raise NotComputed(f"{refused}; engine=huggingface can serve it") from refused
-        raise CheckpointError(f"{refused}; engine=huggingface cannot serve it either: {obstacle}") from refused
+        line = f"{refused}; engine=huggingface cannot serve it either: {obstacle}"
+        raise CheckpointError(f"{line}{_servers(path, model, line)}") from refused
+
+
+def _servers(path: Path, model: Model, line: str) -> str:
+    """Return what names the servers that may take a model; nothing where they cannot, or ``line`` names them."""
+    if SERVERS in line or not (path / "config.json").is_file():
+        return ""
+    try:
+        read_config(path, model.bounds)
+    except CheckpointError:
+        return ""
+    return f"; {SERVERS}"

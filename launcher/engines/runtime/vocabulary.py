@@ -24,6 +24,16 @@ def open_tokenizer(model: Model, stored: Callable[[], Tokenizer]) -> Iterator[To
         tokenizer.close()
 
 
+def check_tokenizer(model: Model, stored: Callable[[], Tokenizer], rows: int | None) -> None:
+    """Raise `CheckpointError` as serving would: for a tokenizer that is missing or damaged, or of another model.
+
+    ``rows`` are those of the model's embedding; None where its files do not say.
+    """
+    with open_tokenizer(model, stored) as tokenizer:
+        if rows is not None:
+            served_tokens(tokenizer, rows, model)
+
+
 def served_tokens(tokenizer: Tokenizer, rows: int, model: Model) -> int:
     """Return the number of token ids that can be served by a model whose embedding has ``rows``.
 
