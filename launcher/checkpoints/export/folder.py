@@ -102,6 +102,8 @@ def carry_out(conversion: Conversion, tokenizer: Tokenizer | None, progress: Pro
     Another process that writes it is waited for with ``wait``, else refused. Raises `UserError`.
     """
     facts: dict[str, Json] = {"layout": conversion.checkpoint.layout, "source_name": conversion.checkpoint.path.name}
+    if isinstance(peft := conversion.checkpoint.facts().get("peft"), dict):
+        facts["peft"] = peft["fingerprint"]
     small = dict(conversion.format.small_files(tokenizer))
     with opened(conversion.folder, conversion.identity, facts, wait) as manifest:
         missing = [shard for shard in conversion.shards if not manifest.holds(shard.name)]

@@ -11,6 +11,7 @@ from launcher.checkpoints import convert, parts
 from launcher.checkpoints.base import Architecture, Checkpoint
 from launcher.checkpoints.export.huggingface import target
 from launcher.checkpoints.peft.changes import Adapter, Change, LowRank
+from launcher.checkpoints.peft.depth import refuse_skipped_layers
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
@@ -33,7 +34,9 @@ class AdaptedCheckpoint(Checkpoint):
         self._unties = adapter.untied and base.architecture.tied
         self.architecture = replace(base.architecture, tied=base.architecture.tied and not adapter.untied)
         self._names = _names(self.architecture, adapter, str(base.path))
-        self._changes = self._checked(dict(self._places()))
+        places = dict(self._places())
+        self._changes = self._checked(places)
+        refuse_skipped_layers(adapter, places, base.path)
         self._refuse_conventions()
 
     def tokenizer(self) -> Tokenizer:

@@ -90,7 +90,8 @@ class Adapter:
 
     ``changes`` are by the name of the weight, in the names of ``convention``; in Megatron's, a layer has its number.
     ``kind`` is LORA, DORA or IA3. ``base`` is the model that it says it was trained on. ``untied`` says that the
-    embedding or the output layer was trained as a copy. ``files`` are what the fingerprint is made of.
+    embedding or the output layer was trained as a copy. ``files`` are what the fingerprint is made of, the settings
+    first. ``every_layer`` says that its targets name no single layers.
     """
 
     folder: Path
@@ -100,6 +101,11 @@ class Adapter:
     base: str
     files: tuple[Path, ...]
     untied: bool = False
+    every_layer: bool = False
+
+    def weights_fingerprint(self) -> str:
+        """Return the fingerprint of the tensors alone."""
+        return fingerprint(self.folder, self.files[1:])
 
     def combined(self, base: str) -> str:
         """Return the fingerprint of a model with this adapter, from that of the model alone."""
@@ -108,4 +114,5 @@ class Adapter:
 
     def facts(self) -> dict[str, Json]:
         """Return what reports and the server say of the adapter."""
-        return {"path": str(self.folder), "type": self.kind, "merged_weights": len(self.changes), "base": self.base}
+        made: dict[str, Json] = {"path": str(self.folder), "type": self.kind, "merged_weights": len(self.changes)}
+        return made | {"base": self.base, "fingerprint": self.weights_fingerprint()}

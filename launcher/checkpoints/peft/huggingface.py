@@ -82,7 +82,17 @@ def read(folder: Path, bounds: Bounds) -> Adapter:
     apart = not config.get("ensure_weight_tying")
     untied = apart and bool(saved & set(ENDS) & set(map(_last, config.get("modules_to_save") or ())))
     base = str(config.get("base_model_name_or_path") or "not named")
-    return Adapter(folder, "huggingface", kind, changes, base, (file, folder / WEIGHTS), untied)
+    files = (file, folder / WEIGHTS)
+    return Adapter(folder, "huggingface", kind, changes, base, files, untied, _is_of_every_layer(config))
+
+
+def _is_of_every_layer(config: Mapping[str, Json]) -> bool:
+    """Tell whether the settings name modules only, no layers and no patterns that may mean layers."""
+    targets = config.get("target_modules")
+    if any(config.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules")):
+        return False
+    named = [*targets, *(config.get("modules_to_save") or ())] if isinstance(targets, list) else []
+    return bool(named) and not any(re.search(r"(^|\.)\d+(\.|$)", str(name)) for name in named)
 
 
 def _last(name: str) -> str:

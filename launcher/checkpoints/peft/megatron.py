@@ -47,7 +47,9 @@ def read(folder: Path, bounds: Bounds) -> Adapter:
     base = "not named"
     if (place / METADATA).is_file():
         base = str(read_json_object(place / METADATA, bounds).get("model_ckpt_path"))
-    return Adapter(folder, "megatron", KINDS[kind], changes, base, (file, *store.files()))
+    targets = settings.get("target_modules")
+    every = isinstance(targets, list) and all(re.fullmatch(r"\w+", str(name)) for name in targets)
+    return Adapter(folder, "megatron", KINDS[kind], changes, base, (file, *store.files()), every_layer=every)
 
 
 def _settings(folder: Path, bounds: Bounds) -> tuple[Path, Mapping[str, Json]]:

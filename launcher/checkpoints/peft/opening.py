@@ -7,8 +7,12 @@ from pathlib import Path
 from launcher.checkpoints.peft import huggingface, megatron
 from launcher.checkpoints.peft.changes import Adapter
 from launcher.core.errors import CheckpointError
+from launcher.core.files import read_json
 from launcher.core.types import resolve
 from launcher.settings.model import Bounds
+
+CONVERSION = "conversion.json"
+"""What a conversion leaves beside the weights that it wrote."""
 
 EXPECTED = "the folder of a LoRA, DoRA or IA3 adapter of peft, NeMo 2.0 or Megatron-Bridge"
 
@@ -31,8 +35,19 @@ def open_adapter(name: str, bounds: Bounds, base: Path) -> Adapter:
     if layout is None:
         raise CheckpointError(f"model.peft={name}: no adapter in it (expected {EXPECTED})")
     adapter: Adapter = layout.read(folder, bounds)
+    _refuse_merged(adapter, base)
     _refuse_other_base(adapter, base, bounds)
     return adapter
+
+
+def _refuse_merged(adapter: Adapter, base: Path) -> None:
+    """Refuse a base that a conversion has merged with this adapter already."""
+    record = read_json((base if base.is_dir() else base.parent) / CONVERSION)
+    if isinstance(record, dict) and record.get("peft") == adapter.weights_fingerprint():
+        raise CheckpointError(
+            f"model.peft={adapter.folder}: {base} has it in its weights already, as its {CONVERSION} says; "
+            "set model.peft=null"
+        )
 
 
 def _refuse_other_base(adapter: Adapter, base: Path, bounds: Bounds) -> None:

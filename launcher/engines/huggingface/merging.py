@@ -9,6 +9,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from launcher.checkpoints.peft.changes import Adapter, Change, Replaced
+from launcher.checkpoints.peft.depth import refuse_skipped_layers
 from launcher.core.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 def merge(model: PreTrainedModel, adapter: Adapter, source: Path) -> None:
     """Change every weight that the adapter names, in fp32. Raises `CheckpointError` for one that the model lacks."""
     known = dict(model.named_parameters())
+    refuse_skipped_layers(adapter, known, source)
     ends = {id(end.weight) for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None}
     tied = len(ends) == 1 and model.get_output_embeddings() is not None
     for name, change in adapter.changes.items():

@@ -39,6 +39,9 @@ CASES: dict[str, dict[str, Any]] = {
     "embedding": {"r": 4, "target_modules": ["embed_tokens", "q_proj"]},
     "output": {"r": 4, "target_modules": ["lm_head", "embed_tokens", "q_proj"]},
     "output_dora": {"r": 4, "target_modules": ["lm_head"], "use_dora": True},
+    "one_layer": {"r": 4, "target_modules": ["q_proj"], "layers_to_transform": [1]},
+    "pattern": {"r": 4, "target_modules": r".*layers\.1.*q_proj"},
+    "named_layer": {"r": 4, "target_modules": ["layers.0.mlp.up_proj", "v_proj"]},
 }
 
 
@@ -226,6 +229,30 @@ def test_no_tensor_is_left_out(name: str, shape: tuple[int, ...], complaint: str
     save_file(load_file(file) | {name: torch.zeros(shape)}, file)
     with pytest.raises(CheckpointError, match=complaint):
         opened(base, tmp_path / "adapter")
+
+
+def test_layers_without_their_part_are_refused(tmp_path: Path) -> None:
+    """As of a base with fewer layers: all shapes fit, and ``peft`` merges it in silence."""
+    base = base_of(tmp_path / "base")
+    trained(base, tmp_path / "adapter", **CASES["lora"])
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({name: value for name, value in load_file(file).items() if "layers.1." not in name}, file)
+    for merged in (of_megatron, of_huggingface):
+        with pytest.raises(CheckpointError, match=r"in 1 of the 2 layers of .*base, and its target_modules are of all"):
+            merged(base, tmp_path / "adapter")
+
+
+def test_an_adapter_is_not_merged_twice(tmp_path: Path) -> None:
+    base = base_of(tmp_path / "base")
+    trained(base, tmp_path / "adapter", **CASES["lora"])
+    changed(tmp_path / "adapter", base_model_name_or_path="of/a-hub")
+    model = Model(path=str(base), peft=str(tmp_path / "adapter"))
+    assert convert(model, Convert(path=str(tmp_path / "made"), tokenizer=False)) == 0
+    with pytest.raises(CheckpointError, match=r"made has it in its weights already.*; set model\.peft=null"):
+        opened(tmp_path / "made", tmp_path / "adapter")
+    trained(base, tmp_path / "second", **CASES["dora"])
+    changed(tmp_path / "second", base_model_name_or_path="of/a-hub")
+    assert opened(tmp_path / "made", tmp_path / "second").facts()["peft"]
 
 
 def test_another_base_on_this_machine_is_refused(tmp_path: Path) -> None:

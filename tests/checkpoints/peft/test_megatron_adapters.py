@@ -70,7 +70,9 @@ def test_an_adapter_is_merged_into_every_layer(kind: str, nemo: bool, tmp_path: 
                 magnitude = tensors[f"decoder.layers.{module}.adapter.weight_magnitude"][layer]
                 weight *= (magnitude / weight.norm(p=2, dim=1))[:, None]
     torch.testing.assert_close(logits(filled(opened.architecture, opened)), logits(expected), atol=1e-5, rtol=0)
-    assert opened.facts()["peft"] == {
+    facts: Any = opened.facts()["peft"]
+    assert facts.pop("fingerprint").startswith("sha256:")
+    assert facts == {
         "path": str(tmp_path / "adapter"),
         "type": kind.upper(),
         "merged_weights": 6,
@@ -106,6 +108,12 @@ def test_an_adapter_of_another_size_is_refused(tmp_path: Path) -> None:
         CheckpointError, match=r"an adapter of another model \(its base: base\): it changes .* of shape"
     ):
         opened(tmp_path, ffn_hidden_size=64)
+
+
+def test_an_adapter_of_fewer_layers_is_refused(tmp_path: Path) -> None:
+    written(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match=r"in 2 of the 3 layers of .*base, and its target_modules are of all"):
+        opened(tmp_path, num_layers=3)
 
 
 @pytest.mark.parametrize(
