@@ -84,7 +84,7 @@ def for_word(word: str) -> str:
     found = [f"{group}=[{word}]" if f"{group}." in LISTED else f"{group}={word}" for group in holders]
     hint = for_option("tasks", word)
     found += [hint] if hint.startswith("tasks=") else []
-    if not found and "/" in word or Path(word).is_dir():
+    if (not found and "/" in word) or Path(word).is_dir():
         found.append(_checkpoint(word))
     return f"did you mean {' or '.join(found[:MOST])}?" if found else ""
 
