@@ -1,8 +1,7 @@
-"""Refuses values of adapters' options that OmegaConf would turn into values of another type without a word."""
+"""Refuses values that OmegaConf would turn into values of another type, or into another text, without a word."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from hydra.core.override_parser.types import ChoiceSweep, Override
@@ -12,24 +11,27 @@ from launcher.core.errors import UserError
 from launcher.core.types import Json
 from launcher.settings.overrides import CommandLine, key_of
 
-ADAPTERS = re.compile(r"(?:judge\.)?(adapters\.\w+\.\w+)")
+JUDGE = "judge."
+"""A judge has settings of its own by the keys of a run's."""
 
 
 def check_types(line: CommandLine) -> None:
     """Refuse a truth value for a text, a number for a truth value, and a text that reads as another number.
 
-    Raises `UserError`. OmegaConf makes ``True`` of ``true`` where a text is due, and true of -1.
+    Raises `UserError`. OmegaConf makes ``True`` of ``true`` where a text is due, and true of -1. 0 and 1 stay truth
+    values.
     """
     for override in line.overrides:
-        found = ADAPTERS.fullmatch(key_of(override))
-        if found is not None and not override.is_delete():
-            for value in _values(override):
-                _check(key_of(override), type_at(found[1]), value, str(override.input_line).partition("=")[2])
+        values = [] if override.is_delete() else [each for each in _values(override) if not isinstance(each, str)]
+        key = key_of(override)
+        kind = (type_at(key) or type_at(key.removeprefix(JUDGE))) if values else ""
+        for value in values:
+            _check(key, kind, value, str(override.input_line).partition("=")[2])
 
 
 def _check(key: str, kind: str, value: Json, written: str) -> None:
     one_kind = kind.removesuffix(" or null")
-    if one_kind == "bool" and isinstance(value, int | float) and not isinstance(value, bool):
+    if one_kind == "bool" and isinstance(value, int | float) and value not in (0, 1):
         raise UserError(f"{key}={written}: expected true or false")
     if one_kind == "str" and isinstance(value, bool | int | float) and str(value) != written.strip():
         raise UserError(f"{key}={written}: a text is due; quote it, so that it stays as it is: {_quoted(key, written)}")

@@ -139,6 +139,12 @@ CHECKPOINT = "model=checkpoint model.path="
         (["-m", "evaluate.temperature=range(0,1,0)"], ["evaluate.temperature: its values cannot be listed"]),
         (["-m", "evaluate.limit=glob(*)"], ["evaluate.limit=glob(*): lists no value, and the sweep has no points"]),
         (["hydra.run.dir=file"], ["hydra.run.dir: file: File exists; expected a folder"]),
+        (
+            ["model.name=1e3"],
+            ["model.name=1e3: a text is due; quote it, so that it stays as it is: \"model.name='1e3'\""],
+        ),
+        (["model.name=true"], ["model.name=true: a text is due"]),
+        (["optimizations.prefix_caching=-1"], ["optimizations.prefix_caching=-1: expected true or false"]),
         (["validate.skip=[foo]"], ["there is no check 'foo'; expected one of ready"]),
         (["validate.skip=[greedy_repeat]"], ["there is no check 'greedy_repeat' (did you mean greedy_repeats?)"]),
     ],
