@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hydra.core.override_parser.types import ChoiceSweep, Override
 
@@ -35,10 +35,18 @@ def _check(key: str, kind: str, value: Json, written: str) -> None:
         raise UserError(f"{key}={written}: expected true or false")
     if one_kind == "str" and isinstance(value, bool | int | float) and str(value) != written.strip():
         raise UserError(f"{key}={written}: a text is due; quote it, so that it stays as it is: {_quoted(key, written)}")
-    entries = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
-    if one_kind in ("list[str]", "dict[str, str]") and any(isinstance(each, bool | list | dict) for each in entries):
-        form = "[a,b]" if one_kind == "list[str]" else "{a: b}"
-        raise UserError(f"{key}: an entry is no text; expected texts, such as {form}")
+    if one_kind == "list[str]" and isinstance(value, list):
+        _check_entries({f"{key}[{place}]": each for place, each in enumerate(value)}, "[a,b]")
+    elif one_kind == "dict[str, str]" and isinstance(value, dict):
+        _check_entries({f"{key}.{name}": each for name, each in value.items()}, "{a: b}")
+
+
+def _check_entries(entries: Mapping[str, Json], form: str) -> None:
+    for place, value in entries.items():
+        if isinstance(value, list | dict):
+            raise UserError(f"{place}: a mapping or list; expected one value, such as in {form}")
+        if isinstance(value, bool):
+            raise UserError(f"{place}: a truth value; expected a text, such as in {form}")
 
 
 def _quoted(key: str, written: str) -> str:
