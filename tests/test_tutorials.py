@@ -81,4 +81,4 @@ def test_a_base_model_without_a_chat_template_is_certified_for_completions(tmp_p
     assert set(outcomes.values()) <= {"passed", "not applicable", "warning"}
     asked = launch_here(tmp_path, "eval", "base", "tasks=[addition]", "tasks.addition.chat=true", "evaluate.limit=2")
     assert asked.returncode == 2
-    assert "no_chat_template" in asked.stderr
+    assert "has no chat template" in asked.stderr

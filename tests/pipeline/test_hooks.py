@@ -103,7 +103,7 @@ def test_what_fails_is_one_line_and_counted_and_changes_no_result(tmp_path, act,
     assert entry["count"] == 1
     assert entry["first"].startswith("after the run: ")
     assert len([line for line in caplog.text.splitlines() if "after the run" in line]) == 1
-    assert "adapter_failures" in (tmp_path / "report.html").read_text()
+    assert "adapter failures" in (tmp_path / "report.html").read_text()
 
 
 def test_ctrl_c_while_the_report_is_written_says_what_writes_it(tmp_path, capsys, monkeypatch):
