@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def load_into(model: nn.Module, architecture: Architecture, names: Names, read: 
 def fill(model: nn.Module, architecture: Architecture, wholes: Wholes) -> None:
     """Fill every parameter of this rank's model; ``wholes`` gives what each is joined of. Raises `CheckpointError`."""
     for name, parameter in model.named_parameters():
-        module, kind = _global_name(model, name, architecture).rsplit(".", 1)
+        module, kind = global_name(model, name, architecture).rsplit(".", 1)
         found, what = wholes(module, kind)
         parameter.data.copy_(_own_part(found, parameter, _share(model, name), what))
 
@@ -121,7 +121,13 @@ def _separate(value: Tensor, architecture: Architecture) -> list[Tensor]:
     return [part.reshape(-1, *rest) for part in parts]
 
 
-def _global_name(model: Any, name: str, architecture: Architecture) -> str:
+def named_globally(model: nn.Module, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters of this rank's part by the names that they have in the whole model."""
+    for name, parameter in model.named_parameters():
+        yield global_name(model, name, architecture), parameter.data
+
+
+def global_name(model: Any, name: str, architecture: Architecture) -> str:
     """Return a parameter's name in the whole model: with the numbers of all stages' layers and all ranks' experts."""
     if name.startswith(LAYER):
         number, rest = name.removeprefix(LAYER).split(".", 1)

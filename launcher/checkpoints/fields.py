@@ -25,6 +25,14 @@ def number(content: Mapping[str, Json], key: str, file: Path, default: int | Non
     return value
 
 
+def power_of_two(value: Json) -> bool:
+    """Tell whether a value is a power of two, as sizes of blocks are.
+
+    No two of them cut a weight into the same number of blocks in different ways, so that a wrong one is seen.
+    """
+    return type(value) is int and 0 < value < LARGEST and value & (value - 1) == 0
+
+
 def positive(content: Mapping[str, Json], key: str, file: Path, default: float, most: float = math.inf) -> float:
     """Return a positive number; YAML's ``1e-5`` is a text, which is meant as one."""
     value = default if content.get(key) is None else content[key]

@@ -10,7 +10,7 @@ from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.fields import LARGEST, flag, number, positive
 from launcher.checkpoints.parts import refuse_uncomputed
-from launcher.checkpoints.torch_dist.tensor_store import TensorStore
+from launcher.checkpoints.torch_dist.tensor_store import OUTPUT, TensorStore
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
 
@@ -86,6 +86,7 @@ def architecture(config: Config, store: TensorStore, file: Path) -> Architecture
     _refuse_unsupported(config, file)
     hidden, heads = number(config, "hidden_size", file), number(config, "num_attention_heads", file)
     _check_width(hidden, store, file)
+    _check_output(config, store, file)
     experts = number(config, "num_moe_experts", file) if config.get("num_moe_experts") else 0
     shared = _shared_width(config, file)
     found = Architecture(
@@ -129,6 +130,15 @@ def _check_width(hidden: int, store: TensorStore, file: Path) -> None:
     shape = list(store.embedding.shape)
     if len(shape) != 2 or shape[1] != hidden:
         raise CheckpointError(f"{file}: hidden_size is {hidden}; the stored embedding has shape {shape}")
+
+
+def _check_output(config: Config, store: TensorStore, file: Path) -> None:
+    """Refuse an output layer that is not stored, and one that is and that the model would not use."""
+    for key, tied in (("share_embeddings_and_output_weights", True), ("untie_embeddings_and_output_weights", False)):
+        if config.get(key) is None or (flag(config, key, file) is tied) is store.tied:
+            continue
+        what = "is stored" if not store.tied else "is missing"
+        raise CheckpointError(f"{file}: {key} is {shown(config[key])}; tensor '{store.prefix}{OUTPUT}' {what}")
 
 
 def _expert_width(config: Config, file: Path) -> int | None:

@@ -27,8 +27,10 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from launcher.checkpoints import detect
+from launcher.checkpoints.finite import is_finite
 from launcher.core import stage
 from launcher.core.errors import CheckpointError
+from launcher.engines.huggingface import loading, source
 from launcher.settings.model import Parallelism
 from tests.checkpoints.checkpoint_models import TOKENS, loaded, logits, parallel_logits
 
@@ -120,6 +122,27 @@ def test_logits_are_the_same_over_ranks(name: str, parallelism: Parallelism, tmp
     expected = saved(name, tmp_path / "model")
     found = parallel_logits(tmp_path / "model", parallelism)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_numbers_that_are_none_are_refused_by_both_engines(dtype: torch.dtype, tmp_path: Path) -> None:
+    """In fp16, a number that bf16 can hold may be infinite."""
+    saved("llama", tmp_path)
+    stored, name = load_file(tmp_path / "model.safetensors"), "model.layers.1.mlp.down_proj.weight"
+    stored[name][3, 5] = float("nan") if dtype == torch.float32 else 1e5
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    kind = str(dtype).removeprefix("torch.")
+    what = rf"holds 1 numbers that are NaN or infinite in {kind}, of 1,536 \(expected finite weights\)"
+    with pytest.raises(CheckpointError, match=rf"'{re.escape(name)}' {what}"):
+        loading.load(source.read(tmp_path), dtype, torch.device("cpu"))
+    if dtype == torch.float32:
+        with pytest.raises(CheckpointError, match=rf"'decoder\.layers\.1\.mlp\.linear_fc2\.weight' {what}"):
+            loaded(tmp_path)
+
+
+def test_sums_that_overflow_are_no_fault() -> None:
+    assert is_finite(torch.full((64,), 60000.0, dtype=torch.float16))
+    assert not is_finite(torch.tensor([float("inf"), -float("inf")]))
 
 
 def test_several_files_are_one_checkpoint(tmp_path: Path) -> None:

@@ -122,6 +122,15 @@ def test_a_tokenizer_that_is_not_there_says_what_to_do(
         detect(tmp_path).tokenizer()
 
 
+@pytest.mark.parametrize(("untied", "tied", "what"), [(True, True, "missing"), (False, False, "stored")])
+def test_an_output_layer_is_as_the_arguments_say(untied: bool, tied: bool, what: str, tmp_path: Path) -> None:
+    """One that was lost was taken for the embedding, without a word."""
+    written(tmp_path, LLAMA | {"untie_embeddings_and_output_weights": untied}, tied=tied)
+    complaint = rf"untie_embeddings_and_output_weights is {untied}; tensor 'output_layer\.weight' is {what}"
+    with pytest.raises(CheckpointError, match=complaint):
+        detect(tmp_path)
+
+
 def test_weights_without_arguments_are_refused(tmp_path: Path) -> None:
     written(tmp_path, LLAMA)
     torch.save({}, tmp_path / "iter_0000010" / "common.pt")

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from launcher.checkpoints.bounded import read_json_object
+from launcher.checkpoints.finite import refuse_not_finite
 from launcher.checkpoints.huggingface.code_keys import without_code
 from launcher.checkpoints.parts import refuse_unplaced
 from launcher.checkpoints.peft.changes import Adapter
@@ -53,7 +54,9 @@ def load(source: Source, dtype: torch.dtype, device: torch.device, adapter: Adap
     if adapter is not None:
         merge(model, adapter, source.path)
     replace_linears(model)
-    return model.to(device=device, dtype=None if adapter is None else dtype).eval().requires_grad_(False)
+    made = model.to(device=device, dtype=None if adapter is None else dtype).eval().requires_grad_(False)
+    refuse_not_finite(made.named_parameters(), source.path)
+    return made
 
 
 @contextmanager

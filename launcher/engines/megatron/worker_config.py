@@ -41,8 +41,12 @@ class CheckpointWeights:
 
     def load_into(self, model: nn.Module) -> None:
         from launcher.checkpoints import open_model
+        from launcher.checkpoints.convert import named_globally
+        from launcher.checkpoints.finite import refuse_not_finite
 
-        open_model(self.path, self.bounds, self.peft).load_into(model)
+        checkpoint = open_model(self.path, self.bounds, self.peft)
+        checkpoint.load_into(model)
+        refuse_not_finite(named_globally(model, checkpoint.architecture), self.path)
 
 
 @dataclass(frozen=True)

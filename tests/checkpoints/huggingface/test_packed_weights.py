@@ -280,6 +280,15 @@ def test_settings_that_are_not_exact_are_refused(
     )
 
 
+def test_groups_of_a_row_have_one_size(tmp_path: Path) -> None:
+    """Two groups of 32 inputs are of 16 each; a group_size of 20 would mean others, and has as many."""
+    quantized(tmp_path, "packed")
+    about = grouped(4, True)
+    about["config_groups"]["group_0"]["weights"]["group_size"] = 20
+    configure(tmp_path / "quantized", about)
+    assert "does not fit one num_bits, group_size and symmetric" in complaint(tmp_path / "quantized")
+
+
 TENSORS: list[tuple[str, str, Callable[[Tensor], Tensor | None], str]] = [
     ("gptq", "qzeros", lambda t: None, "is missing (its quantised weight needs it)"),
     ("gptq", "scales", lambda t: t[:, 1:].contiguous(), "which fits its quantised weight"),

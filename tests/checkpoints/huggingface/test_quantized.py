@@ -116,6 +116,38 @@ def test_what_does_not_fit_is_refused(tensors: dict[str, Any], complaint: str, t
         detect(tmp_path)
 
 
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scales_that_are_no_numbers_are_refused(name: str, value: float, tmp_path: Path) -> None:
+    """Every logit was NaN, and every answer the first token."""
+    quantized(tmp_path / "model", *CASES[name])
+    module = "model.layers.1.self_attn.k_proj"
+    key = f"{module}.{CASES[name][3]}"
+    stored = load_file(tmp_path / "model" / "model.safetensors")
+    stored[key].view(-1)[-1] = value
+    save_file(stored, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    for use in (loaded, converted):
+        with pytest.raises(CheckpointError, match=rf"'{module}\.weight' is NaN or infinite .* scales in .*'{key}'"):
+            use(tmp_path / "model")
+
+
+def converted(folder: Path) -> None:
+    wanted = Convert(path=str(folder.parent / "hf"), dtype=Dtype.fp32, tokenizer=False)
+    convert(Model(path=str(folder)), wanted)
+
+
+@pytest.mark.parametrize("block", [[20, 32], [16, 33], [0, 32], [16], [True, 32]])
+def test_blocks_that_may_fit_by_chance_are_refused(block: list[Any], tmp_path: Path) -> None:
+    """Blocks of 20 rows cut 48 rows as often as blocks of 16: the weights were other ones."""
+    quantized(tmp_path, *CASES["fp8_blocks"])
+    file = tmp_path / "config.json"
+    values = json.loads(file.read_text())
+    values["quantization_config"]["weight_block_size"] = block
+    file.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="expected two powers of two"):
+        detect(tmp_path)
+
+
 def test_the_scale_of_inputs_changes_no_weight(tmp_path: Path) -> None:
     quantized(tmp_path, *CASES["fp8_tensor"])
     before = logits(loaded(tmp_path))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.checkpoints.bounded import parse_json, shown
-from launcher.checkpoints.fields import LARGEST, as_list, number
+from launcher.checkpoints.fields import LARGEST, as_list, power_of_two
 from launcher.checkpoints.huggingface.quantization.weights import BYTES, QuantizedWeight, Settings, Stored
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
@@ -105,7 +106,7 @@ def _four_bits(stored: Stored, module: str, kind: str) -> FourBitWeight:
     shape = tuple(as_list(state, "shape", file))
     if len(shape) != 2 or not all(type(size) is int and 0 < size < LARGEST for size in shape):
         raise CheckpointError(f"{file}: {shown(name)} has shape {shown(list(shape))} (expected rows, columns)")
-    block = number(state, "blocksize", file)
+    block = _size(state, "blocksize", name, file)
     blocks = -(-math.prod(shape) // block)
     pairs = stored.entries.get(f"{module}weight")
     if pairs is None or pairs.dtype not in STORAGE or pairs.n_bytes != -(-math.prod(shape) // 2):
@@ -116,7 +117,7 @@ def _four_bits(stored: Stored, module: str, kind: str) -> FourBitWeight:
         stored.get(f"{module}weight.absmax", (blocks,), FLOATS)
         return FourBitWeight(stored, module, shape, tuple(names), block, 0, 0.0)
     stored.get(f"{module}weight.absmax", (blocks,), BYTES)
-    nested = number(state, "nested_blocksize", file)
+    nested = _size(state, "nested_blocksize", name, file)
     stored.get(f"{module}weight.nested_absmax", (-(-blocks // nested),), FLOATS)
     stored.get(f"{module}weight.nested_quant_map", (256,), FLOATS)
     names += [f"{module}weight.{part}" for part in ("nested_absmax", "nested_quant_map")]
@@ -124,6 +125,14 @@ def _four_bits(stored: Stored, module: str, kind: str) -> FourBitWeight:
     if not isinstance(offset, (int, float)) or not math.isfinite(offset):
         raise CheckpointError(f"{file}: {shown(name)} has nested_offset {shown(offset)} (expected a number)")
     return FourBitWeight(stored, module, shape, tuple(names), block, nested, float(offset))
+
+
+def _size(state: Mapping[str, Json], key: str, name: str, file: Path) -> int:
+    """Return the numbers of a block. Raises `CheckpointError` for what is no power of two."""
+    size = state.get(key)
+    if not isinstance(size, int) or not power_of_two(size):
+        raise CheckpointError(f"{file}: {shown(name)} has {key} {shown(size)} (expected a power of two)")
+    return size
 
 
 def _state(stored: Stored, name: str) -> Mapping[str, Json]:

@@ -174,7 +174,10 @@ def _packed(stored: Stored, module: str, widths: list[_Width], settings: Setting
 
 
 def _count(width: _Width, inputs: int) -> int:
+    """Return the groups of a row; 0 where they would not have the same size, which the format does not have."""
     size = width.group_size
+    if size is not None and 0 < size < inputs and inputs % size:
+        return 0
     return -(-inputs // size) if size is not None and size > 0 else 1
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from launcher.checkpoints.bounded import shown
-from launcher.checkpoints.fields import as_list
+from launcher.checkpoints.fields import as_list, power_of_two
 from launcher.checkpoints.huggingface.quantization.weights import QuantizedWeight, Settings, Stored
 from launcher.checkpoints.huggingface.safetensors_index import LOADED
 from launcher.core.errors import CheckpointError
@@ -83,8 +83,8 @@ def _block(settings: Settings) -> tuple[int, int] | None:
     given = as_list(settings.values, "weight_block_size", settings.file) or _grouped_block(settings.values)
     if not given:
         return None
-    if len(given) != 2 or not all(type(size) is int and size > 0 for size in given):
-        raise CheckpointError(f"{settings.where}: blocks are {shown(given)} (expected two positive whole numbers)")
+    if len(given) != 2 or not all(map(power_of_two, given)):
+        raise CheckpointError(f"{settings.where}: blocks are {shown(given)} (expected two powers of two)")
     return given[0], given[1]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.checkpoints.bounded import shown
+from launcher.checkpoints.finite import is_finite
 from launcher.checkpoints.huggingface.safetensors_index import LOADED, Entry, read_tensor
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
@@ -115,9 +116,18 @@ class Weights:
     method: str | None = None
 
     def read(self, name: str) -> Tensor:
-        """Load one whole weight; a quantised one in fp32."""
+        """Load one whole weight; a quantised one in fp32. Raises `CheckpointError`, also for scales that are NaN."""
         found = self.quantized.get(name)
-        return read_tensor(self.entries[name], name) if found is None else found.read()
+        if found is None:
+            return read_tensor(self.entries[name], name)
+        value = found.read()
+        if not is_finite(value):
+            parts = ", ".join(shown(part) for part in found.tensors)
+            raise CheckpointError(
+                f"{self.entries[name].file}: {shown(name)} is NaN or infinite in places once it is dequantised "
+                f"(expected finite numbers and scales in {parts})"
+            )
+        return value
 
     def facts(self) -> dict[str, Json]:
         if not self.quantized:
