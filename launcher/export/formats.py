@@ -80,14 +80,16 @@ def write(sources: Sequence[Source], names: Sequence[str], folder: Path) -> Iter
 
 
 def _check_samples(sources: Sequence[Source], names: Sequence[str]) -> None:
-    """Raise `UserError` for a format of samples where no run evaluated a task, as in a check of a server."""
-    empty = [name for name in names if FORMATS[name].is_of_samples]
-    if empty and all(_had_no_task(source) for source in sources):
+    """Raise `UserError` for a format of samples where no run evaluated a task: it only checked, or failed before."""
+    empty = [name for name in names if has_nothing(sources, name)]
+    if empty:
         others = ", ".join(name for name, found in FORMATS.items() if not found.is_of_samples)
         what = ", ".join(str(source.folder) for source in sources)
-        raise UserError(f"export {', '.join(empty)}: {what}: no task was evaluated; {others} say how it ended")
+        reasons = {reason for source in sources if (reason := source.results["reason"])}
+        why = f" ({one_line(reasons.pop(), 200)})" if len(reasons) == 1 else ""
+        raise UserError(f"export {', '.join(empty)}: {what}: no task was evaluated{why}; {others} say how it ended")
 
 
-def _had_no_task(source: Source) -> bool:
-    """Tell whether a run was to evaluate nothing; one that failed before says so in every format."""
-    return not source.results["tasks"] and source.results["status"] in ("ok", "invalid")
+def has_nothing(sources: Sequence[Source], name: str) -> bool:
+    """Tell whether a format is of samples, and no run evaluated a task: its tables would be empty."""
+    return FORMATS[name].is_of_samples and not any(source.results["tasks"] for source in sources)

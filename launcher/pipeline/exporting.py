@@ -18,14 +18,20 @@ def exports_of(run: Run) -> tuple[str, ...]:
 
 
 def export(names: Sequence[str], folder: Path) -> None:
-    """Write every format. What fails is one line, and changes nothing of the run, which has its results."""
+    """Write every format. What fails is one line, and changes nothing of the run, which has its results.
+
+    A run that failed before it asked has said why, and gets only the formats that say so, too.
+    """
     if not names or not RunFolder(folder).results.exists():
         return
     from launcher.export import formats
     from launcher.export.source import Source
 
     source = Source(folder, folder.name)
+    failed = source.results["status"] not in ("ok", "invalid")
     for name in names:
+        if failed and formats.has_nothing([source], name):
+            continue
         try:
             for _ in formats.write([source], [name], RunFolder(folder).export):
                 pass

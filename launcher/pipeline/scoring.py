@@ -113,6 +113,7 @@ def _answers_from(folder: str, earlier: Mapping[str, Json], stored: StoredAnswer
         "launcher": (run.get("versions") or {}).get("launcher"),
         "samples": len(stored),
         "values": values,
+        "scored": {name: entry["coverage"].get("scored", 0) for name, entry in tasks.items()},
     }
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from launcher.core.types import Json, MetricResult, Pause, Report, Status
+from launcher.core.types import Json, MetricResult, Pause, Report, Status, TaskResult
 
 NOT_SCORED = tuple(status.value for status in Status if status is not Status.scored)
 """The four ways in which a sample does not reach a metric, in the order in which they are shown."""
@@ -138,16 +138,28 @@ def answers_from(source: Mapping[str, Json]) -> str:
 
 
 def earlier_values(report: Report) -> list[str]:
-    """Return a line for each metric whose value was another one before its answers were scored again."""
+    """Return a line for each metric whose value was another one before its answers were scored again.
+
+    It says of how many samples each is, if these are not as many.
+    """
     source: Mapping[str, Json] = report.run.get("answers_from") or {}
     return [
-        f"{task_name(task)} {metric}: {'not measured' if before is None else number(before)} before, "
-        f"{number(now.value)} now"
+        f"{task_name(task)} {metric}: {'not measured' if before is None else number(before)} before{old}, "
+        f"{number(now.value)} now{new}"
         for task, result in report.tasks.items()
         for metric, now in result.metrics.items()
         for before in [(source.get("values") or {}).get(task, {}).get(metric)]
+        for old, new in [_of_samples(None if before is None else (source.get("scored") or {}).get(task), result)]
         if source and before != now.value
     ]
+
+
+def _of_samples(before: int | None, result: TaskResult) -> tuple[str, str]:
+    """Say of how many samples a value was, and is; nothing where they are as many, or where it is not known."""
+    now = result.coverage.get(Status.scored.value, 0)
+    if before is None or before == now:
+        return "", ""
+    return f" (of {plural(before, 'sample')})", f" (of {plural(now, 'sample')})"
 
 
 def item_changes(changes: Mapping[str, Mapping[str, int]]) -> str:

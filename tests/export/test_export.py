@@ -276,8 +276,25 @@ def test_a_run_exports_by_itself_and_a_failing_export_loses_nothing(tmp_path: Pa
 
 def test_a_run_that_failed(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", [], status="error", reason="the disk is full", tasks={}, endpoint=None)
-    found = [path for name in ("csv", "markdown", "junit", "lm-eval") for path in written(folder, name, tmp_path / "o")]
-    assert "the disk is full" in "".join(path.read_text() for path in found)
+    for name in ("markdown", "junit"):
+        assert "the disk is full" in "".join(path.read_text() for path in written(folder, name, tmp_path / "o"))
+    for name in ("csv", "lm-eval", "parquet", "inspect"):
+        with pytest.raises(UserError, match=rf"export {name}: .*no task was evaluated \(the disk is full\); junit, "):
+            written(folder, name, tmp_path / "o")
+        assert not (tmp_path / "o" / name).exists(), "empty tables passed for results"
+
+
+def test_a_run_that_failed_before_it_asked_exports_why(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    words = ("engine=megatron", "model.path=empty", "tasks=[capitals]", UNVALIDATED, "hydra.run.dir=run")
+    done = launch_here(tmp_path, *words, "export=[csv,markdown]")
+    assert done.returncode == 1
+    assert "export=csv" not in done.stderr
+    assert not (tmp_path / "run/export/csv").exists()
+    assert "not a checkpoint" in (tmp_path / "run/export/markdown/results.md").read_text()
+    asked = launch_here(tmp_path, "export", "run", "--to", "csv")
+    assert asked.returncode == 1
+    assert "no task was evaluated" in asked.stderr
 
 
 @pytest.mark.parametrize("name", ["csv", "inspect", "lm-eval", "parquet"])

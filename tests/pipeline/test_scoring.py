@@ -118,6 +118,22 @@ def stored_run(folder: Path, *changes: dict[str, Any]) -> Path:
     return folder
 
 
+def test_values_of_fewer_samples_say_so(tmp_path):
+    run = tmp_path / "run"
+    launch(run, *ECHO, "tasks=[addition]", "evaluate.limit=4")
+    first = lines(run)[0]
+    choice = first["response"]["choices"][0]
+    choice |= {"message": choice["message"] | {"content": first["target"]}} if "message" in choice else {}
+    choice |= {"text": first["target"]} if "text" in choice else {}
+    stored_run(run, first)
+    done = launch(tmp_path / "fewer", "mode=score", f"run={run}", "evaluate.limit=1")
+    said = " ".join(done.stdout.split())
+    assert "addition exact_match: 0.000 before (of 4 samples), 1.000 now (of 1 sample)" in said, done.stderr + said
+    assert results(tmp_path / "fewer")["run"]["answers_from"]["scored"] == {"addition": 4}
+    done = launch(tmp_path / "all", "mode=score", f"run={run}")
+    assert "addition exact_match: 0.000 before, 0.250 now" in " ".join(done.stdout.split())
+
+
 def test_a_sample_without_an_answer_keeps_its_status_and_a_cut_one_may_be_accepted(tmp_path):
     run = tmp_path / "run"
     launch(run, *ECHO, "tasks=[addition]", "evaluate.limit=3", "tasks.addition.max_tokens=3")
