@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from launcher.checkpoints.huggingface.class_defaults import CLASSES
+from launcher.checkpoints.huggingface.safetensors_index import read_index
 from launcher.checkpoints.peft.changes import Adapter
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json
@@ -71,8 +73,9 @@ class HuggingFace(BatchedEngine):
         check_tokenizer(model, found.tokenizer, found.rows)
 
     def fingerprint(self, model: Model) -> str:
-        found = _open(model).fingerprint()
-        return found if (adapter := _adapter(model)) is None else adapter.combined(found)
+        found = _open(model)
+        adapter, own = _adapter(model, found), found.fingerprint()
+        return own if adapter is None else adapter.combined(own)
 
     def decide(self, deployment: Deployment, allocation: Allocation) -> Decision:
         """Read the model's metadata and decide how to serve it; `UserError` for what cannot work."""
@@ -89,7 +92,7 @@ class HuggingFace(BatchedEngine):
         threads = self.threads_for(found.parameters, allocation.cpus)
         alone = optimization_status.is_active(resolved, "batch_invariant")
         limits = self.limits(context, optimizations.prefix_caching, alone)
-        return Decision(found, dtype, device, threads, resolved, limits, _adapter(model))
+        return Decision(found, dtype, device, threads, resolved, limits, _adapter(model, found))
 
     @contextmanager
     def _load(self, model: Model, decision: Decision) -> Iterator[AsyncEngine]:
@@ -164,8 +167,9 @@ class HuggingFace(BatchedEngine):
         return facts | {"memory_gib_per_rank": memory}
 
 
-def _adapter(model: Model) -> Adapter | None:
-    """Open the adapter of the model. Raises `CheckpointError` for one in Megatron's names."""
+def _adapter(model: Model, base: Source) -> Adapter | None:
+    """Open the adapter of the model. Raises `CheckpointError` for one in Megatron's names, or of another model."""
+    from launcher.checkpoints.peft.depth import refuse_other_weights
     from launcher.checkpoints.peft.opening import open_adapter
 
     if model.peft is None:
@@ -173,6 +177,9 @@ def _adapter(model: Model) -> Adapter | None:
     adapter = open_adapter(model.peft, model.bounds, checkpoint_path(model, "model.peft needs its base"))
     if adapter.convention == "megatron":
         raise CheckpointError(f"model.peft={model.peft}: an adapter of Megatron's; engine=megatron merges it")
+    if base.layout == "huggingface":
+        shapes = {name: entry.shape for name, entry in read_index(base.path, model.bounds).items()}
+        refuse_other_weights(adapter, shapes, base.path, plain=base.kind in CLASSES and not base.experts)
     return adapter
 
 

@@ -14,14 +14,16 @@ from transformers import AutoModelForCausalLM
 from launcher.checkpoints import open_model
 from launcher.checkpoints.base import Checkpoint
 from launcher.core.errors import CheckpointError
-from launcher.engines.huggingface import loading, source
+from launcher.engines.huggingface import HuggingFace, loading, source
+from launcher.engines.megatron import Megatron
 from launcher.pipeline.converting import convert
 from launcher.settings.convert import Convert
 from launcher.settings.model import Bounds, Dtype, Model
-from tests.checkpoints.checkpoint_models import TOKENS, filled, logits
+from tests.checkpoints.checkpoint_models import HOST, TOKENS, filled, logits
 from tests.checkpoints.export.test_convert import TINY
 from tests.checkpoints.huggingface.test_packed_weights import quantized
 from tests.checkpoints.test_huggingface import saved
+from tests.engines import deployments
 from tests.running import launch_here
 
 peft = pytest.importorskip("peft")
@@ -229,6 +231,37 @@ def test_no_tensor_is_left_out(name: str, shape: tuple[int, ...], complaint: str
     save_file(load_file(file) | {name: torch.zeros(shape)}, file)
     with pytest.raises(CheckpointError, match=complaint):
         opened(base, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "complaint"),
+    [
+        ("layers.9.self_attn.q_proj", (32, 32), r"'model\.layers\.9\.self_attn\.q_proj\.weight', which .*base lacks"),
+        ("layers.1.mlp.gate_proj", (64, 32), r"of shape \[64, 32\]; .*base has \[48, 32\]"),
+        ("layers.1.mlp.router", (4, 32), r"'model\.layers\.1\.mlp\.router\.weight', which .*base lacks"),
+    ],
+)
+def test_a_plan_refuses_the_adapter_of_another_model(
+    name: str, shape: tuple[int, int], complaint: str, tmp_path: Path
+) -> None:
+    base, folder = base_of(tmp_path / "base"), tmp_path / "adapter"
+    trained(base, folder, r=4, target_modules=["q_proj", "gate_proj"])
+    file = folder / "adapter_model.safetensors"
+    low = {f"base_model.model.model.{name}.lora_A.weight": torch.zeros(4, shape[1])}
+    low[f"base_model.model.model.{name}.lora_B.weight"] = torch.zeros(shape[0], 4)
+    save_file(load_file(file) | low, file)
+    changed(folder, target_modules=["q_proj", "gate_proj", name.rpartition(".")[2]])
+    for engine in (HuggingFace(), Megatron()):
+        with pytest.raises(CheckpointError, match=f"of another model .*it changes .*{complaint}"):
+            deployments.plan(engine, Model(path=str(base), peft=str(folder)), HOST)
+
+
+@pytest.mark.parametrize("name", ["lora", "one_layer"])
+def test_a_plan_takes_the_adapter_of_its_model(name: str, tmp_path: Path) -> None:
+    base = base_of(tmp_path / "base")
+    trained(base, tmp_path / "adapter", **CASES[name])
+    plan = deployments.plan(HuggingFace(), Model(path=str(base), peft=str(tmp_path / "adapter")), HOST)
+    assert plan["peft"]["merged_weights"]
 
 
 def test_layers_without_their_part_are_refused(tmp_path: Path) -> None:
