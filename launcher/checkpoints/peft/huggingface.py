@@ -59,6 +59,9 @@ TOLD = {
 
 ELSEWHERE = "merge it with peft's merge_and_unload and save the result"
 
+NOTHING: tuple[Json, ...] = (None, "", [])
+"""Values of a setting that names no layers; layer 0 is one."""
+
 INITIALIZED = (True, False, None, "gaussian", "orthogonal", "eva")
 """Ways to begin the training that leave the base model as it is; others take a part of it away."""
 
@@ -89,7 +92,7 @@ def read(folder: Path, bounds: Bounds) -> Adapter:
 def _is_of_every_layer(config: Mapping[str, Json]) -> bool:
     """Tell whether the settings name modules only, no layers and no patterns that may mean layers."""
     targets = config.get("target_modules")
-    if any(config.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules")):
+    if any(config.get(key) not in NOTHING for key in ("layers_to_transform", "layers_pattern", "exclude_modules")):
         return False
     named = [*targets, *(config.get("modules_to_save") or ())] if isinstance(targets, list) else []
     return bool(named) and not any(re.search(r"(^|\.)\d+(\.|$)", str(name)) for name in named)

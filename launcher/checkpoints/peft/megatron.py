@@ -48,7 +48,7 @@ def read(folder: Path, bounds: Bounds) -> Adapter:
     if (place / METADATA).is_file():
         base = str(read_json_object(place / METADATA, bounds).get("model_ckpt_path"))
     targets = settings.get("target_modules")
-    every = isinstance(targets, list) and all(re.fullmatch(r"\w+", str(name)) for name in targets)
+    every = isinstance(targets, list) and bool(targets) and all(re.fullmatch(r"\w+", str(name)) for name in targets)
     return Adapter(folder, "megatron", KINDS[kind], changes, base, (file, *store.files()), every_layer=every)
 
 

@@ -42,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "output": {"r": 4, "target_modules": ["lm_head", "embed_tokens", "q_proj"]},
     "output_dora": {"r": 4, "target_modules": ["lm_head"], "use_dora": True},
     "one_layer": {"r": 4, "target_modules": ["q_proj"], "layers_to_transform": [1]},
+    "first_layer": {"r": 4, "target_modules": ["q_proj"], "layers_to_transform": 0},
     "pattern": {"r": 4, "target_modules": r".*layers\.1.*q_proj"},
     "named_layer": {"r": 4, "target_modules": ["layers.0.mlp.up_proj", "v_proj"]},
 }
