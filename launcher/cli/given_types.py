@@ -22,11 +22,16 @@ def check_types(line: CommandLine) -> None:
     values.
     """
     for override in line.overrides:
-        values = [] if override.is_delete() else [each for each in _values(override) if not isinstance(each, str)]
+        written = str(override.input_line).partition("=")[2]
+        values = (
+            []
+            if override.is_delete()
+            else [each for each in _values(override, written) if not isinstance(each[0], str)]
+        )
         key = key_of(override)
         kind = (type_at(key) or type_at(key.removeprefix(JUDGE))) if values else ""
-        for value in values:
-            _check(key, kind, value, str(override.input_line).partition("=")[2])
+        for value, spelled in values:
+            _check(key, kind, value, spelled)
 
 
 def _check(key: str, kind: str, value: Json, written: str) -> None:
@@ -53,9 +58,12 @@ def _quoted(key: str, written: str) -> str:
     return f"\"{key}='{written.strip()}'\""
 
 
-def _values(override: Override) -> Iterator[Json]:
+def _values(override: Override, written: str) -> Iterator[tuple[Json, str]]:
+    """Yield each value of an override as it is read and as it is written; a sweep has several, between commas."""
     value = override.value()
     if isinstance(value, ChoiceSweep):
-        yield from (getattr(each, "text", each) for each in value.list)
+        values = [getattr(each, "text", each) for each in value.list]
+        parts = written.split(",")
+        yield from zip(values, parts if len(parts) == len(values) else map(str, values), strict=True)
     else:
-        yield value
+        yield value, written

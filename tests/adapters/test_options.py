@@ -78,6 +78,12 @@ def test_an_option_takes_values_of_its_type_only(adapter: str, option: str) -> N
     assert found == wanted
 
 
+def test_values_of_a_sweep_are_compared_one_by_one() -> None:
+    check_types(CommandLine.parse(["adapters.system_message.text=1,2,abc"]))
+    with pytest.raises(UserError, match="a text is due"):
+        check_types(CommandLine.parse(["adapters.system_message.text=abc,1e30"]))
+
+
 @pytest.mark.parametrize(
     ("adapter", "option", "words"),
     [
