@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.backends.served_sizes import Sizes
@@ -30,6 +30,15 @@ OTHER_TOKENIZER = (
     "--skip_tokenizer_init", "--custom_tokenizer",
 )  # fmt: skip
 """Arguments by which a server reads other files of weights, or another tokenizer, than those that are checked."""
+
+OTHER_CONFIG = (
+    "--hf-overrides", "--hf_overrides", "--hf-config-path", "--hf_config_path", "--json-model-override-args",
+    "--config", "--extra_llm_api_options",
+)  # fmt: skip
+"""Arguments by which a server changes ``config.json``, or reads settings of its own that may do so."""
+
+OTHER_SPLIT = ("--enable-dp-attention", "--device")
+"""Arguments by which SGLang has fewer ranks share the heads, or fills them up as it does on CPUs."""
 
 SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 """One of the files into which llama.cpp splits a model."""
@@ -128,14 +137,22 @@ def _as_it_is(
         _refuse_missing_parts(path)
         return ServedCheckpoint(str(path), Dtype.auto, model)
     values = read_config(path, model.bounds)
-    weighed = not arguments.intersection(OTHER_WEIGHTS)
-    if weighed:
+    if not arguments.intersection((*OTHER_WEIGHTS, "--config")):
         check_weights(path, model.bounds)
-    found = _architecture(path, model, weighed)
-    if not arguments.intersection(OTHER_TOKENIZER):
+    changed = bool(arguments.intersection(OTHER_CONFIG))
+    found = _architecture(path, model, not changed and not arguments.intersection(OTHER_WEIGHTS))
+    if not arguments.intersection((*OTHER_TOKENIZER, "--config")):
         _check_tokenizer(path, model, found)
-    sizes = Sizes.of_config(values) if found is None else Sizes.of_architecture(found)
+    sizes = _sizes(values, found, changed, bool(arguments.intersection(OTHER_SPLIT)))
     return ServedCheckpoint(str(path), _dtype(found, server, asked, device), model, sizes=sizes)
+
+
+def _sizes(values: Mapping[str, Json], found: Architecture | None, changed: bool, is_split_otherwise: bool) -> Sizes:
+    """Return what the server splits; nothing where its own arguments decide."""
+    if changed:
+        return Sizes()
+    sizes = Sizes.of_config(values) if found is None else Sizes.of_architecture(found)
+    return replace(sizes, heads=None, key_heads=None, width=None) if is_split_otherwise else sizes
 
 
 def _refuse_missing_parts(path: Path) -> None:

@@ -8,11 +8,21 @@ from dataclasses import dataclass
 from launcher.checkpoints.base import Architecture
 from launcher.core.errors import UserError
 from launcher.core.types import Json
-from launcher.engines.huggingface.source import CONTEXT, HEADS, KEY_HEADS, LAYERS
+from launcher.engines.huggingface.source import HEADS, KEY_HEADS, LAYERS
 from launcher.settings.model import Parallelism
 
 WITHIN = ("text_config", "llm_config", "language_config")
 """Where models of several media keep the configuration of their text."""
+
+CONTEXT = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_sequence_length",
+    "max_seq_length",
+)
+"""Where a server looks for the longest context; ``model_max_length``, such as of Command R, goes before."""
 
 UNSCALED = ("default", "llama3", "mrope", "longrope", "su")
 """Kinds of rotary embedding by which no server makes a context longer than the configuration says."""
@@ -51,11 +61,12 @@ class Sizes:
     def of_config(cls, values: Mapping[str, Json]) -> Sizes:
         """Return what any ``config.json`` says, of any kind of model."""
         text = next((values[key] for key in WITHIN if isinstance(values.get(key), dict)), values)
+        latent = text.get("kv_lora_rank")  # one compressed head, which every rank has whole
         return cls(
             heads=_first(text, HEADS),
-            key_heads=_first(text, KEY_HEADS),
+            key_heads=None if latent else _first(text, KEY_HEADS),
             layers=_first(text, LAYERS),
-            context_length=None if _is_scaled(text) else _first(text, CONTEXT),
+            context_length=None if _is_scaled(text) else _longest(values, text),
         )
 
 
@@ -64,12 +75,20 @@ def _first(values: Mapping[str, Json], names: tuple[str, ...]) -> int | None:
     return next((value for value in found if type(value) is int and value > 0), None)
 
 
+def _longest(values: Mapping[str, Json], text: Mapping[str, Json]) -> int | None:
+    """Return the largest context of those that are written: servers differ in which one they take."""
+    found = (_first(where, (name,)) for where in (values, text) for name in (*CONTEXT, "model_max_length"))
+    return max((length for length in found if length is not None), default=None)
+
+
 def _is_scaled(values: Mapping[str, Json]) -> bool:
     """Whether a server may compute a longer context than the one that is written."""
     for key in ("rope_parameters", "rope_scaling"):
-        rope = values.get(key)
-        if isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default")) not in UNSCALED:
-            return True
+        whole = values.get(key)
+        parts = [whole, *whole.values()] if isinstance(whole, dict) else []  # one for each kind of layer
+        for rope in parts:
+            if isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default")) not in UNSCALED:
+                return True
     return False
 
 

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-BUFFER = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$|masked_bias$|_extra_state$|(^|\.)mtp\.")
+BUFFER = re.compile(
+    r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$|masked_bias$|_extra_state$|(^|\.)mtp\."
+)
 """Rotary frequencies, positions, the number that masks with, states of fp8, and layers that predict further tokens."""
 
 MASK = re.compile(r"(^|\.)attn\.bias$|(^|\.)attention\.bias$")

@@ -8,12 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
+from launcher.checkpoints.huggingface.safetensors_index import read_index
 from launcher.core.errors import UserError
 from launcher.settings.model import Parallelism
 from tests.backends.presets import GPU, PRESETS, TINY, deployment, planned
+from tests.checkpoints.test_huggingface import saved
 from tests.running import launch_here
 
 PART = "model-00002-of-00003.safetensors"
@@ -104,6 +108,92 @@ DAMAGES: list[tuple[str, Damage, str]] = [
 def test_damage_is_said_by_the_plan(damage: Damage, said: str, folder: Path) -> None:
     damage(folder)
     assert said in refusal(folder, "vllm")
+
+
+def with_tensors(**shapes: tuple[int, ...]) -> Damage:
+    """Add a part with other tensors; ``__`` in a name stands for a dot."""
+
+    def add(folder: Path) -> None:
+        made = {name.replace("__", "."): numpy.zeros(shape, numpy.float32) for name, shape in shapes.items()}
+        save_file(made, folder / "more.safetensors")
+        index = json.loads((folder / INDEX).read_text())
+        index["weight_map"] |= dict.fromkeys(made, "more.safetensors")
+        (folder / INDEX).write_text(json.dumps({"weight_map": index["weight_map"]}))
+
+    return add
+
+
+def with_tokenizer(name: str) -> Damage:
+    def replace(folder: Path) -> None:
+        without("tokenizer*")(folder)
+        (folder / name).write_bytes(b"x")
+
+    return replace
+
+
+def counted_from_zero(folder: Path) -> None:
+    configured(model_type="own")(folder)
+    without(INDEX)(folder)
+    for number in (1, 2, 3):
+        (folder / f"model-{number:05}-of-00003.safetensors").rename(
+            folder / f"model-{number - 1:05}-of-00003.safetensors"
+        )
+
+
+def both(*changes: Damage) -> Damage:
+    def change(folder: Path) -> None:
+        for each in changes:
+            each(folder)
+
+    return change
+
+
+PROJECTOR = with_tensors(model__mm_projector__weight=(2, 2))
+VALID: dict[str, tuple[Damage, list[str]]] = {
+    "ChatGLM": (configured(model_type="chatglm", architectures=["ChatGLMModel"]), []),
+    "InternVL": (configured(model_type="internvl_chat", architectures=["InternVLChatModel"]), []),
+    "NVLM": (configured(model_type="NVLM_D", architectures=["NVLM_D_Model"]), []),
+    "stored rotary tables": (with_tensors(model__layers__0__self_attn__rotary_emb__cos_cached=(1, 1, 4, 8)), []),
+    "a class of its own": (both(configured(architectures=["LlavaLlamaForCausalLM"]), PROJECTOR), []),
+    "code of its own": (both(configured(auto_map={"AutoModelForCausalLM": "modeling_own.Own"}), PROJECTOR), []),
+    "parts from 0": (counted_from_zero, []),
+    "tekken": (with_tokenizer("tekken_240911.json"), []),
+    "sentencepiece of Mistral": (with_tokenizer("tokenizer.model.v3"), []),
+    "tokenizer of Grok": (with_tokenizer("tokenizer.tok.json"), []),
+    "tokenizer of RWKV": (with_tokenizer("hf_rwkv_tokenizer.py"), []),
+    "context of Command R": (configured(model_type="cohere", model_max_length=8192), ["model.context_length=8192"]),
+    "scaled in some layers": (
+        configured(model_type="own", rope_parameters={"full_attention": {"rope_type": "yarn", "factor": 8}}),
+        ["model.context_length=2048"],
+    ),
+    "changed by an argument": (
+        configured(),
+        ["model.context_length=4096", "backend.arguments='--hf-overrides {max_position_embeddings: 4096}'"],
+    ),
+    "latent attention": (
+        configured(model_type="own", kv_lora_rank=512, num_attention_heads=24, num_key_value_heads=4),
+        ["parallelism.tensor=6"],
+    ),
+}
+"""Folders and settings that servers take."""
+
+
+@pytest.mark.parametrize(("change", "arguments"), VALID.values(), ids=VALID)
+def test_what_servers_take_is_passed_on(change: Damage, arguments: list[str], folder: Path) -> None:
+    change(folder)
+    assert refusal(folder, "vllm", *arguments) == ""
+
+
+def test_stacked_experts_are_left_to_the_server(tmp_path: Path) -> None:
+    saved("qwen3_moe", tmp_path / "model", save_original_format=False)
+    assert any(name.endswith(".experts.gate_up_proj") for name in read_index(tmp_path / "model"))
+    assert refusal(tmp_path / "model", "vllm", "backend.arguments=--skip-tokenizer-init") == ""
+
+
+def test_heads_are_shared_by_fewer_ranks_where_sglang_is_told_so(folder: Path) -> None:
+    assert "must divide the model's 4 attention heads" in refusal(folder, "sglang", "parallelism.tensor=8")
+    attention = "backend.arguments='--enable-dp-attention --dp-size 4'"
+    assert refusal(folder, "sglang", "parallelism.tensor=8", attention) == ""
 
 
 @pytest.mark.parametrize("backend", READERS)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launcher.checkpoints.base import Damaged
-from launcher.checkpoints.bounded import check_length, read_json_object
+from launcher.checkpoints.bounded import check_length, holds, read_json_object
 from launcher.checkpoints.fields import as_list
 from launcher.checkpoints.huggingface.safetensors_index import INDEX, SINGLE, read_file, read_index
 from launcher.checkpoints.tokenizers.huggingface import NO_TOKENIZER
@@ -20,13 +20,20 @@ PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
 
 PICKLED = ("*.bin", "*.pt", "*.pth")
 TOKENIZERS = (
-    "tokenizer.json", "*.model", "vocab.json", "vocab.txt", "merges.txt", "tekken.json", "*.tiktoken", "tokenizer*.py",
-    "tokenization*.py",
+    "tokenizer.json", "*.tok.json", "*.model", "tokenizer.model.*", "vocab.json", "*vocab*.txt", "merges.txt",
+    "tekken*.json", "*.tiktoken", "*tokeniz*.py",
 )  # fmt: skip
 """The files of which any makes a tokenizer for one server or another."""
 
-NOT_GENERATING = ("Model", "SequenceClassification", "TokenClassification", "MaskedLM", "QuestionAnswering")
-"""How the classes of models end that generate no text."""
+NOT_GENERATING = re.compile(
+    r".*(SequenceClassification|TokenClassification|MaskedLM|QuestionAnswering)"
+    r"|\w*(BERT|Bert|Roberta|Deberta|MPNet|Electra|CLIP|Siglip|ViT)\w*Model"
+    r"|(Llama|Mistral|Mixtral|Gemma\d?|Phi3?|Qwen[23](Moe)?|GPTNeoX)Model"
+)
+"""Classes of models that generate no text: classifiers, encoders, and decoders without an output layer.
+
+Others whose names end with Model do generate text, such as ``ChatGLMModel`` and ``InternVLChatModel``.
+"""
 
 
 def read_config(folder: Path, bounds: Bounds) -> Mapping[str, Json]:
@@ -36,7 +43,7 @@ def read_config(folder: Path, bounds: Bounds) -> Mapping[str, Json]:
     kinds = as_list(values, "architectures", file)
     if not kinds and not values.get("model_type"):
         raise CheckpointError(f"{file}: model_type is missing (expected the configuration of a model)")
-    if kinds and all(str(kind).endswith(NOT_GENERATING) and not str(kind).endswith("LMHeadModel") for kind in kinds):
+    if kinds and all(NOT_GENERATING.fullmatch(str(kind)) for kind in kinds):
         raise CheckpointError(f"{file}: architectures is {kinds!r:.200} (expected a model that generates text)")
     return values
 
@@ -59,9 +66,12 @@ def check_weights(folder: Path, bounds: Bounds) -> None:
 
 
 def _refuse_missing_parts(files: list[Path]) -> None:
+    """Raise `Damaged` for a part that others promise; some programs count them from 0."""
+    found = {file.name for file in files}
     for part in filter(None, (PART.fullmatch(file.name) for file in files)):
         stem, _, count, kind = part.groups()
-        for number in range(1, min(int(count), 10**4) + 1):
+        first = 0 if f"{stem}-{0:05}-of-{count}.{kind}" in found else 1
+        for number in range(first, min(int(count), 10**4) + first):
             other = files[0].parent / f"{stem}-{number:05}-of-{count}.{kind}"
             if not other.is_file():
                 raise Damaged(f"{other}: missing (expected a part of the weights)")
@@ -70,14 +80,15 @@ def _refuse_missing_parts(files: list[Path]) -> None:
 def check_tokenizer(path: Path, bounds: Bounds, rows: int | None = None) -> None:
     """Raise `CheckpointError` for a folder or file without a tokenizer, or with one that cannot be meant.
 
-    ``rows`` are those of the model's embedding, where they are known.
+    ``rows`` are those of the model's embedding, where they are known. A file of another name has a form that only the
+    server knows.
     """
     if path.is_file():
         check_length(path, bounds)
     elif not any(next(path.glob(pattern), None) for pattern in TOKENIZERS):
         raise CheckpointError(f"{path}: {NO_TOKENIZER}")
-    file = path if path.suffix == ".json" else path / "tokenizer.json"
-    if file.is_file():
+    file = path if path.name == "tokenizer.json" else path / "tokenizer.json"
+    if holds(file.is_file):
         _check_json(file, bounds, rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,7 @@ from launcher.checkpoints.base import Architecture, Checkpoint, Damaged
 from launcher.checkpoints.bounded import read_json_object
 from launcher.checkpoints.buffers import without
 from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.fields import as_list
 from launcher.checkpoints.huggingface.config import Config, Stored
 from launcher.checkpoints.huggingface.quantization.methods import settings, weights
 from launcher.checkpoints.huggingface.safetensors_index import read_index, unread
@@ -152,6 +154,26 @@ class HuggingFaceCheckpoint(Checkpoint):
         return self._weights.read(name)
 
 
+STACKED = re.compile(r"\.experts\.(gate_up_proj|down_proj)$")
+"""All experts of a layer in one tensor, which servers take apart."""
+
+STANDARD = frozenset(
+    (
+        *("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM"),
+        *("Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "GPTNeoXForCausalLM"),
+    )
+)
+"""The classes whose tensors are known."""
+
+
+def _has_own_tensors(path: Path, values: Mapping[str, Json], bounds: Bounds) -> bool:
+    """Whether a server may know other tensors of a model: its class is another one, or it stacks experts."""
+    kinds = as_list(values, "architectures", path / "config.json")
+    if (kinds and not STANDARD.intersection(map(str, kinds))) or values.get("auto_map"):
+        return True
+    return any(STACKED.search(name) for name in read_index(path, bounds))
+
+
 def known_architecture(path: Path, bounds: Bounds) -> Architecture | None:
     """Return the architecture of a folder that other programs serve; None for one that is not read here.
 
@@ -161,7 +183,7 @@ def known_architecture(path: Path, bounds: Bounds) -> Architecture | None:
         return HuggingFaceCheckpoint(path, bounds).architecture
     except Damaged:
         values = read_json_object(path / "config.json", bounds)
-        if settings(path, values, bounds).method is None:  # a method has tensors of its own
+        if settings(path, values, bounds).method is None and not _has_own_tensors(path, values, bounds):
             raise
     except CheckpointError:
         pass
