@@ -23,11 +23,8 @@ def check_types(line: CommandLine) -> None:
     """
     for override in line.overrides:
         written = str(override.input_line).partition("=")[2]
-        values = (
-            []
-            if override.is_delete()
-            else [each for each in _values(override, written) if not isinstance(each[0], str)]
-        )
+        given = () if override.is_delete() else _values(override, written)
+        values = [each for each in given if not isinstance(each[0], str)]
         key = key_of(override)
         kind = (type_at(key) or type_at(key.removeprefix(JUDGE))) if values else ""
         for value, spelled in values:
