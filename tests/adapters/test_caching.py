@@ -426,7 +426,7 @@ async def test_a_folder_that_cannot_be_is_refused(server, tmp_path):
     with pytest.raises(UserError, match=r"adapters\.caching\.folder=.*file/answers: cannot be used: "):
         async with Caching(str(tmp_path / "file/answers")).running(tmp_path, KNOWN):
             pass
-    with pytest.raises(UserError, match="folder is empty"):
+    with pytest.raises(UserError, match="a folder is needed"):
         Caching("")
 
 

@@ -191,7 +191,7 @@ def test_gpus_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(UserError, match=r"needs \d replicas of \d GPUs, and this machine has 4"):
             planned(preset, served, gpus)
     with pytest.raises(UserError, match="the server needs 8 GPUs, and this machine has 4"):
-        planned(VLLM(), deployment(tmp_path, parallelism=Parallelism(tensor=8)), gpus)
+        planned(VLLM(), deployment(tmp_path, parallelism=Parallelism(tensor=4, pipeline=2)), gpus)
 
 
 def test_on_a_cpu_they_share_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
