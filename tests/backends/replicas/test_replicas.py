@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from launcher.backends.balancer import Routing
 from launcher.backends.endpoint import ANY_PORT
@@ -48,9 +50,16 @@ class Clock:
     now: float = 0.0
 
 
+def write_model(folder: Path) -> None:
+    """Write the least that a plan takes for a model of a kind that only the server knows."""
+    (folder / "config.json").write_text('{"model_type": "own"}')
+    (folder / "vocab.txt").touch()
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+
+
 @contextmanager
 def served(folder: Path, replicas: int = 2, **settings: Any) -> Iterator[Endpoint]:
-    (folder / "config.json").write_text("{}")
+    write_model(folder)
     preset = VLLM(program=PROGRAM, replicas=replicas, environment={"PYTHONPATH": str(ROOT)}, **settings)
     with preset.serve(deployment(folder, str(folder)), CPU) as endpoint:
         yield endpoint
@@ -118,7 +127,7 @@ def test_one_that_does_not_start_ends_all_with_its_cause(tmp_path: Path) -> None
 
 @pytest.mark.services
 def test_nothing_is_left_of_a_launcher_that_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    write_model(tmp_path)
     command = [
         *(sys.executable, "launch.py", "mode=serve", "backend=vllm", "backend.replicas=2", f"model.path={tmp_path}"),
         *(f"backend.program={json.dumps(PROGRAM)}", f"+backend.environment.PYTHONPATH={ROOT}"),
