@@ -6,6 +6,7 @@ import difflib
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 from launcher.cli.hints import for_option
 from launcher.cli.options import groups, option_file, options_of
@@ -93,19 +94,34 @@ def keys_below(key: str) -> list[str]:
 
 def type_at(key: str) -> str:
     """Return what the key takes, as its page says it; empty for an unknown one."""
-    found = _all_keys().get(key)
-    return "" if found is None else found.type
+    found = (setting.type for full_key, setting in _keyed(key) if full_key == key)
+    return next(found, "")
 
 
 def _all_keys() -> Mapping[str, Setting]:
     """Return the settings of all components by their keys on the command line; of several, the first."""
-    found = {setting.key: setting for setting in settings_of(Run)}
+    found: dict[str, Setting] = {}
+    for key, setting in _keyed():
+        found.setdefault(key, setting)
+    return found
+
+
+def _keyed(wanted: str | None = None) -> Iterator[tuple[str, Setting]]:
+    """Yield the settings of all components with their keys; with ``wanted``, only of those that may have this key."""
+    for prefix, cls in (("", Run), *_prefixed()):
+        if wanted is None or wanted.startswith(prefix):
+            yield from ((f"{prefix}{setting.key}", setting) for setting in _settings(cls))
+
+
+def _prefixed() -> Iterator[tuple[str, type]]:
     for path, cls in sorted(COMPONENTS.items()):
         group, name = path.rsplit("/", 1)
-        prefix = f"{group}.{name}." if group in LISTS else f"{group}."
-        for setting in settings_of(cls):
-            found.setdefault(f"{prefix}{setting.key}", setting)
-    return found
+        yield f"{group}.{name}." if group in LISTS else f"{group}.", cls
+
+
+@cache
+def _settings(cls: type) -> tuple[Setting, ...]:
+    return tuple(settings_of(cls))
 
 
 def _option_page(group: str, option: str) -> Iterator[str]:
