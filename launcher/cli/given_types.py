@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from launcher.cli.setting_pages import type_at
 from launcher.core.errors import UserError
 from launcher.core.types import Json
-from launcher.settings.overrides import CommandLine, key_of
+from launcher.settings.overrides import CommandLine, key_of, split_sweep
 
 JUDGE = "judge."
 """A judge has settings of its own by the keys of a run's."""
@@ -60,7 +60,7 @@ def _values(override: Override, written: str) -> Iterator[tuple[Json, str]]:
     value = override.value()
     if isinstance(value, ChoiceSweep):
         values = [getattr(each, "text", each) for each in value.list]
-        parts = written.split(",")
+        parts = list(split_sweep(written))
         yield from zip(values, parts if len(parts) == len(values) else map(str, values), strict=True)
     else:
         yield value, written

@@ -203,7 +203,7 @@ def in_grammar(word: str, sweeps: bool) -> str:
     if not sweeps or name in FOLDERS or name.startswith(("hydra.", "~")):
         _check_single_path(name, value)
         return f"{key}={_quote_typed(_expand_home(value, name))}"
-    return f"{key}={','.join(_quote_typed(_expand_home(part, name)) for part in _split_sweep(value))}"
+    return f"{key}={','.join(_quote_typed(_expand_home(part, name)) for part in split_sweep(value))}"
 
 
 def is_text_key(key: str) -> bool:
@@ -237,7 +237,7 @@ def _parse_value(text: str) -> Json:
     return found._value if found.value_type is ValueType.ELEMENT else ...
 
 
-def _split_sweep(value: str) -> Iterator[str]:
+def split_sweep(value: str) -> Iterator[str]:
     """Yield the values of a sweep."""
     at = 0
     while match := ELEMENT.match(value, at):
