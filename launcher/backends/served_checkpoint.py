@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,13 @@ from launcher.checkpoints.export.folder import Conversion, Wanted
 from launcher.checkpoints.export.gguf_file import FILE
 from launcher.checkpoints.export.manifest import is_complete, is_whole
 from launcher.checkpoints.gguf.layout import opened as opened_gguf
-from launcher.checkpoints.huggingface.foreign import check_tokenizer, check_weights, read_config
+from launcher.checkpoints.huggingface.foreign import (
+    PART,
+    check_tokenizer,
+    check_weights,
+    read_config,
+    refuse_missing_parts,
+)
 from launcher.checkpoints.huggingface.layout import known_architecture
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, expanded, resolve
@@ -39,9 +44,6 @@ OTHER_CONFIG = (
 
 OTHER_SPLIT = ("--enable-dp-attention", "--device")
 """Arguments by which SGLang has fewer ranks share the heads, or fills them up as it does on CPUs."""
-
-SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-"""One of the files into which llama.cpp splits a model."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _as_it_is(
     """Check the files that a server gets unchanged, by names and headers. Raises `CheckpointError`."""
     if server.reads == "gguf":
         opened_gguf(path, model.bounds)
-        _refuse_missing_parts(path)
+        _check_first_part(path)
         return ServedCheckpoint(str(path), Dtype.auto, model)
     values = read_config(path, model.bounds)
     if not arguments.intersection((*OTHER_WEIGHTS, "--config")):
@@ -155,18 +157,13 @@ def _sizes(values: Mapping[str, Json], found: Architecture | None, changed: bool
     return replace(sizes, heads=None, key_heads=None, width=None) if is_split_otherwise else sizes
 
 
-def _refuse_missing_parts(path: Path) -> None:
-    """Raise `CheckpointError` for a part of a split file that is missing; a server gets the first one."""
-    split = SPLIT.fullmatch(path.name)
-    if split is None:
-        return
-    stem, number, count = split.groups()
-    if int(number) != 1:
-        raise CheckpointError(f"{path}: a part of a split file (expected the first: {stem}-00001-of-{count}.gguf)")
-    for other in range(2, int(count) + 1):
-        part = path.with_name(f"{stem}-{other:05}-of-{count}.gguf")
-        if not part.is_file():
-            raise CheckpointError(f"{part}: missing (expected a part of {path.name})")
+def _check_first_part(path: Path) -> None:
+    """Raise `CheckpointError` for another part of a split file, which a server gets the first of, and a missing one."""
+    part = PART.fullmatch(path.name)
+    if part is not None and int(part["number"]) != 1:
+        first = f"{part['stem']}-00001-of-{part['count']}.gguf"
+        raise CheckpointError(f"{path}: a part of a split file (expected the first: {first})")
+    refuse_missing_parts([path])
 
 
 def _architecture(path: Path, model: Model, weighed: bool) -> Architecture | None:

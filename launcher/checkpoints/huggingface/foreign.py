@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launcher.checkpoints.base import Damaged
@@ -15,8 +15,8 @@ from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
 from launcher.settings.model import Bounds
 
-PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
-"""One of the files that ``save_pretrained`` splits weights into."""
+PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<kind>safetensors|bin|gguf)")
+"""One of the files that ``save_pretrained``, or llama.cpp, splits weights into."""
 
 PICKLED = ("*.bin", "*.pt", "*.pth")
 TOKENIZERS = (
@@ -60,16 +60,16 @@ def check_weights(folder: Path, bounds: Bounds) -> None:
     pickled = sorted(file for pattern in PICKLED for file in folder.glob(pattern))
     if not found and not pickled:
         raise Damaged(f"{folder}: no weights in it (expected {SINGLE}, or {INDEX} and its parts)")
-    _refuse_missing_parts(found or pickled)
+    refuse_missing_parts(found or pickled)
     for file in found:
         read_file(file, bounds)
 
 
-def _refuse_missing_parts(files: list[Path]) -> None:
-    """Raise `Damaged` for a part that others promise; some programs count them from 0."""
+def refuse_missing_parts(files: Sequence[Path]) -> None:
+    """Raise `Damaged` for a part that others of its folder promise; some programs count them from 0."""
     found = {file.name for file in files}
     for part in filter(None, (PART.fullmatch(file.name) for file in files)):
-        stem, _, count, kind = part.groups()
+        stem, count, kind = part.group("stem", "count", "kind")
         first = 0 if f"{stem}-{0:05}-of-{count}.{kind}" in found else 1
         for number in range(first, min(int(count), 10**4) + first):
             other = files[0].parent / f"{stem}-{number:05}-of-{count}.{kind}"
