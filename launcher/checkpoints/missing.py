@@ -6,12 +6,9 @@ import os
 import re
 from pathlib import Path
 
+from launcher.checkpoints.file_names import ADAPTER, CONVERSION
 from launcher.core.files import PARTIAL
 
-CONVERSION = "conversion.json"
-"""The record of a conversion."""
-
-ADAPTER = "adapter_config.json"
 MARKS = ("config.json", "latest_checkpointed_iteration.txt", "run_config.yaml", "context/model.yaml")
 """Files of a folder that is a checkpoint."""
 

@@ -11,11 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from launcher.checkpoints.export.safetensors_file import sha256
+from launcher.checkpoints.file_names import CONVERSION
 from launcher.core.errors import UserError
 from launcher.core.files import PARTIAL, read_json, replace_json, storing
 from launcher.core.types import Json
-
-NAME = "conversion.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,9 @@ class Manifest:
 
     def save(self) -> None:
         made = {"identity": asdict(self._identity), **self._facts, "complete": self.complete, "sha256": self._files}
-        replace_json(self.folder / NAME, made | {"bytes": {n: _size(self.folder / n) for n in self._files}}, indent=2)
+        replace_json(
+            self.folder / CONVERSION, made | {"bytes": {n: _size(self.folder / n) for n in self._files}}, indent=2
+        )
 
 
 @contextmanager
@@ -81,7 +82,7 @@ def opened(folder: Path, identity: Identity, facts: Mapping[str, Json], wait: bo
 def is_complete(folder: Path, identity: Identity) -> bool:
     """Tell whether a folder holds this whole conversion, by the sizes of its files. Raises `UserError` as `check`."""
     check(folder, identity)
-    found = read_json(folder / NAME)
+    found = read_json(folder / CONVERSION)
     if not isinstance(found, dict) or found.get("complete") is not True:
         return False
     sizes = found.get("bytes")
@@ -116,7 +117,7 @@ def check(folder: Path, identity: Identity) -> dict[str, str]:
     _refuse_impossible(folder)
     if not folder.exists() or (folder.is_dir() and all(_is_begun(file) for file in folder.iterdir())):
         return {}
-    found = read_json(folder / NAME)
+    found = read_json(folder / CONVERSION)
     if not isinstance(found, dict) or not isinstance(found.get("identity"), dict):
         raise UserError(f"convert.path={folder}: not empty, and not of a conversion; choose a new folder")
     for key, value in asdict(identity).items():
@@ -140,7 +141,7 @@ def _refuse_impossible(folder: Path) -> None:
 
 def _is_begun(file: Path) -> bool:
     """Tell whether a file is the record that another process writes at this moment."""
-    return file.name.startswith(f".{NAME}.") and file.name.endswith(PARTIAL)
+    return file.name.startswith(f".{CONVERSION}.") and file.name.endswith(PARTIAL)
 
 
 @contextmanager

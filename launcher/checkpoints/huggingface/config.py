@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from launcher.checkpoints.base import Architecture, Damaged, NotComputed
 from launcher.checkpoints.fields import as_list, flag, number, positive, section
+from launcher.checkpoints.file_names import ADAPTER
 from launcher.checkpoints.huggingface.class_defaults import CLASSES, FOREIGN, NULLABLE, THETA
 from launcher.checkpoints.parts import refuse_uncomputed
 from launcher.core.errors import CheckpointError
@@ -354,7 +355,6 @@ def refuse_unsupported(values: Mapping[str, Json], file: Path) -> None:
             )
 
 
-ADAPTER = "adapter_config.json"
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 

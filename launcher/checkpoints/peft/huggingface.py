@@ -12,13 +12,14 @@ from typing import Any
 
 from launcher.checkpoints.bounded import read_json_object, shown
 from launcher.checkpoints.fields import number
+from launcher.checkpoints.file_names import ADAPTER
 from launcher.checkpoints.huggingface.safetensors_index import Entry, read_file, read_tensor
 from launcher.checkpoints.peft.changes import Adapter, Change, LowRank, Read, Replaced, Scaled
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
 from launcher.settings.model import Bounds
 
-CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|ia3_l)(\.weight)?"
@@ -67,12 +68,12 @@ INITIALIZED = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 def matches(folder: Path) -> bool:
-    return (folder / CONFIG).is_file()
+    return (folder / ADAPTER).is_file()
 
 
 def read(folder: Path, bounds: Bounds) -> Adapter:
     """Open an adapter. Raises `CheckpointError` for what is not merged exactly, and for a tensor of no known use."""
-    file = folder / CONFIG
+    file = folder / ADAPTER
     config = read_json_object(file, bounds)
     _refuse(config, file)
     if not (folder / WEIGHTS).is_file():
@@ -185,7 +186,7 @@ class _Module:
             )
         magnitude = self._reads.get("lora_magnitude_vector")
         if bool(self._config.get("use_dora")) != (magnitude is not None):
-            raise self._wrong(f"contradicts use_dora={shown(self._config.get('use_dora'))} of {CONFIG}")
+            raise self._wrong(f"contradicts use_dora={shown(self._config.get('use_dora'))} of {ADAPTER}")
         reads, shape = (self._reads["lora_A"], self._reads["lora_B"]), (up[0], down[1])
         return LowRank(shape, *reads, self._scale(down[0]), magnitude, saved=self._saved(shape))
 
@@ -204,10 +205,10 @@ class _Module:
         return self._reads.get("weight")
 
     def _scale(self, rank: int) -> float:
-        file = self._folder / CONFIG
+        file = self._folder / ADAPTER
         wanted = self._patterned("rank_pattern", number(self._config, "r", file))
         if rank != wanted:
-            raise self._wrong(f"has rank {rank} ({CONFIG} says {shown(wanted)})")
+            raise self._wrong(f"has rank {rank} ({ADAPTER} says {shown(wanted)})")
         alpha = self._patterned("alpha_pattern", self._config.get("lora_alpha"))
         if type(alpha) not in (int, float) or not math.isfinite(alpha):
             raise CheckpointError(f"{file}: lora_alpha is {shown(alpha)} (expected a number)")
@@ -221,7 +222,7 @@ class _Module:
                 (x for pattern, x in patterns.items() if re.match(rf"(.*\.)?({pattern})$", self._name)), default
             )
         except re.error as error:
-            raise CheckpointError(f"{self._folder / CONFIG}: {key} has no regular expression: {error}") from None
+            raise CheckpointError(f"{self._folder / ADAPTER}: {key} has no regular expression: {error}") from None
 
     def _scaled(self) -> Iterator[tuple[str, Change]]:
         """Yield the weight, and the bias where rows are multiplied; `adapted` drops a bias that the model lacks."""

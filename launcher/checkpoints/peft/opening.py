@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from launcher.checkpoints.file_names import CONVERSION
 from launcher.checkpoints.peft import huggingface, megatron
 from launcher.checkpoints.peft.changes import Adapter
 from launcher.core.errors import CheckpointError
 from launcher.core.files import read_json
 from launcher.core.types import resolve
 from launcher.settings.model import Bounds
-
-CONVERSION = "conversion.json"
-"""What a conversion leaves beside the weights that it wrote."""
 
 EXPECTED = "the folder of a LoRA, DoRA or IA3 adapter of peft, NeMo 2.0 or Megatron-Bridge"
 

@@ -15,7 +15,7 @@ from megatron.core.dist_checkpointing.validation import StrictHandling
 from launcher.checkpoints import detect
 from launcher.checkpoints.export import folder as export
 from launcher.checkpoints.export.folder import Wanted
-from launcher.checkpoints.export.manifest import NAME
+from launcher.checkpoints.file_names import CONVERSION
 from launcher.checkpoints.torch_dist.tensor_store import sharded_tensors
 from launcher.core.errors import CheckpointError
 from launcher.pipeline.converting import convert
@@ -99,9 +99,9 @@ def test_the_tokenizer_goes_along(layout: Layout, tmp_path: Path) -> None:
     within = {"nemo2": "context/nemo_tokenizer", "torch_dist": "tokenizer"}[layout.value]
     assert_same(detect(TINY).tokenizer(), tmp_path / "made" / within)
     assert detect(tmp_path / "made").tokenizer().encode("7+5=") == detect(TINY).tokenizer().encode("7+5=")
-    recorded = json.loads((tmp_path / "made" / NAME).read_text())
+    recorded = json.loads((tmp_path / "made" / CONVERSION).read_text())
     files = {str(file.relative_to(tmp_path / "made")) for file in (tmp_path / "made").rglob("*") if file.is_file()}
-    assert {*recorded["sha256"], NAME} == files
+    assert {*recorded["sha256"], CONVERSION} == files
 
 
 @pytest.mark.parametrize("layout", list(READ_AS))
